@@ -1,0 +1,1 @@
+"""The public array functions: check the arguments, choose the backend, dispatch. Nothing is estimated here."""

@@ -1,0 +1,93 @@
+"""Pixel-mask bits and candidate flags: one table each, from which constants, decoder and docs come.
+
+A pixel mask is ``uint8``, 0 = good. Pixels with a bit of `INVALID` are NaN in every output; the other bits
+are warnings on finite pixels. Candidate flags are ``uint32``: the low eight bits are the union of the pixel
+bits found under the candidate, the higher ones describe the candidate itself.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import NamedTuple
+
+__all__ = ["INVALID", "CandidateFlag", "FlagInfo", "PixelFlag", "decode", "describe"]
+
+
+class PixelFlag(IntFlag):
+    """Bits of a pixel mask."""
+
+    BAD_SCIENCE = 1
+    BAD_REFERENCE = 2
+    SATURATED_SCIENCE = 4
+    SATURATED_REFERENCE = 8
+    COSMIC_RAY = 16
+    NO_DATA = 32
+    NEAR_BAD = 64
+    EDGE = 128
+
+
+INVALID: int = int(
+    PixelFlag.BAD_SCIENCE
+    | PixelFlag.BAD_REFERENCE
+    | PixelFlag.SATURATED_SCIENCE
+    | PixelFlag.SATURATED_REFERENCE
+    | PixelFlag.COSMIC_RAY
+    | PixelFlag.NO_DATA
+)
+
+
+class CandidateFlag(IntFlag):
+    """Bits of a candidate's ``flags`` column."""
+
+    BAD_SCIENCE = 1
+    BAD_REFERENCE = 2
+    SATURATED_SCIENCE = 4
+    SATURATED_REFERENCE = 8
+    COSMIC_RAY = 16
+    NO_DATA = 32
+    NEAR_BAD = 64
+    EDGE = 128
+    DIPOLE = 256
+    SHARP = 512
+    EXTENDED = 1024
+    NO_CENTROID = 2048
+    BRIGHT_STAR = 4096
+
+
+class FlagInfo(NamedTuple):
+    """One line of the flag table."""
+
+    bit: int
+    name: str
+    meaning: str
+
+
+_MEANINGS = {
+    "BAD_SCIENCE": "masked, NaN or infinite in the science image",
+    "BAD_REFERENCE": "masked, NaN or infinite in the reference image",
+    "SATURATED_SCIENCE": "saturated in the science image",
+    "SATURATED_REFERENCE": "saturated in the reference image",
+    "COSMIC_RAY": "hit by a cosmic ray in either image",
+    "NO_DATA": "outside the common footprint of the two images",
+    "NEAR_BAD": "within the reach of the PSFs from an invalid pixel; its variance is raised",
+    "EDGE": "within the reach of the PSFs from the edge of the frame; its variance is raised",
+    "DIPOLE": "a peak of the other sign and similar strength lies within two FWHM",
+    "SHARP": "sharper than the difference PSF: a cosmic ray or a hot pixel",
+    "EXTENDED": "wider than the difference PSF or elongated",
+    "NO_CENTROID": "the centroid did not converge; the peak pixel is given",
+    "BRIGHT_STAR": "on a static source so bright that its residual rivals the candidate",
+}
+
+
+def describe(kind: type[IntFlag] = CandidateFlag) -> list[FlagInfo]:
+    """Return the table of flags of `kind`, lowest bit first."""
+    return [FlagInfo(int(flag), str(flag.name), _MEANINGS[str(flag.name)]) for flag in kind]
+
+
+def decode(value: int, kind: type[IntFlag] = CandidateFlag) -> list[str]:
+    """Return the names of the bits set in `value`, lowest first.
+
+    >>> decode(192)
+    ['NEAR_BAD', 'EDGE']
+    """
+    return [str(flag.name) for flag in kind if int(value) & int(flag)]
