@@ -40,7 +40,7 @@ _PUBLIC = {
     "write_dataset": "astrid_gpu.dataset",
     "zogy": "astrid_gpu.engine.zogy",
 }
-_SUBPACKAGES = ("errors", "flags", "simulate")
+_SUBPACKAGES = ("backends", "errors", "flags", "simulate")
 
 __all__ = [*sorted(_PUBLIC), *_SUBPACKAGES]
 
