@@ -1,0 +1,364 @@
+"""`zogy`: proper image subtraction of arrays, batched, on any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.backends import Backend, resolve_backend
+from astrid_gpu.engine import _checks
+from astrid_gpu.engine._frames import combine_masks, fill_frames, reach_flags
+from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.flags import INVALID
+from astrid_gpu.ops import zogy as reference_ops
+from astrid_gpu.ops.fourier import central_stamp, padded_shape, transfer_function
+from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
+from astrid_gpu.results import Difference
+
+__all__ = ["zogy"]
+
+OUTPUTS = ("difference", "score", "score_corr", "flux")
+
+
+def zogy(
+    science: Any,
+    reference: Any,
+    psf_science: Any,
+    psf_reference: Any,
+    sigma_science: Any,
+    sigma_reference: Any,
+    *,
+    flux_science: Any = 1.0,
+    flux_reference: Any = 1.0,
+    variance_science: Any = None,
+    variance_reference: Any = None,
+    mask: Any = None,
+    astrometric_error: Any = (0.0, 0.0),
+    outputs: Collection[str] = ("difference", "score_corr", "flux"),
+    backend: str | Backend = "auto",
+    dtype: Any = None,
+) -> Difference:
+    r"""Subtract registered images with the ZOGY proper-subtraction statistic.
+
+    The optimal test for a new, faded or vanished point source in `science` against `reference`, for background
+    noise that is white and Gaussian. Nothing is estimated: use `subtract` for images whose PSFs, noise and flux
+    ratio are not known yet, and `classic` for a plain difference.
+
+    .. math:: \hat D = \frac{F_r \hat P_r \hat N - F_n \hat P_n \hat R}
+                            {\sqrt{\sigma_n^2 F_r^2 |\hat P_r|^2 + \sigma_r^2 F_n^2 |\hat P_n|^2}}
+
+    Parameters
+    ----------
+    science : array, shape (ny, nx) or (n, ny, nx)
+        N, background-subtracted, registered, any linear flux unit. NaN and infinities are masked pixels.
+    reference : array, shape (ny, nx) or (n, ny, nx)
+        R, likewise. Without the leading axis it is shared by the stack and transformed once.
+    psf_science, psf_reference : array, shape (ky, kx) or (n, ky, kx)
+        P_n and P_r. Odd or even sides, finite, positive sum; normalised and recentred here, refused if more than
+        0.1 px off centre after that. Negative wings are kept.
+    sigma_science, sigma_reference : float or array (n,)
+        Background standard deviation per pixel, in the unit of the image. Positive.
+    flux_science, flux_reference : float or array (n,)
+        F_n and F_r: counts of a source of unit flux. Only with flux_science = 1 are `difference` and `flux` in
+        the science image's unit.
+    variance_science, variance_reference : array like the image, or float, optional
+        Variance per pixel, background and sources included, in the square of the image's unit. Without it,
+        sigma² everywhere: then the shot noise of sources is not in S_corr.
+    mask : bool or uint8 array, shape (ny, nx) or (n, ny, nx), optional
+        True, or bits of `astrid_gpu.flags.PixelFlag`. Pixels with an INVALID bit are filled smoothly and come out
+        NaN.
+    astrometric_error : (float, float) or array (n, 2)
+        1-sigma registration noise in y and x, pixels.
+    outputs : collection of {"difference", "score", "score_corr", "flux"}
+        What to compute; "flux" gives flux and flux_error.
+    backend : str or Backend
+        See `get_backend`.
+    dtype : float32 or float64, optional
+        Type to compute in. Default: float32 for float32 images, else the backend's own.
+
+    Returns
+    -------
+    Difference
+        Arrays like `science` (same library, device and leading axis), NaN at invalid pixels. `mask` has the bits
+        NEAR_BAD and EDGE within the reach of the PSFs from an invalid pixel or the edge.
+
+    Raises
+    ------
+    ShapeMismatchError, PsfError, InputError
+        Said before any work is done.
+    TypeError
+        Arrays of different libraries are mixed.
+
+    Notes
+    -----
+    Edges do not wrap: frames are padded by the larger PSF and the padding filled smoothly. Cost per image: 2
+    forward and 3-4 inverse real FFTs of the padded frame, and 2 forward ones for the variances; 6 per pair of PSFs;
+    2 per reference. Memory: about 16 padded frames of the working type per image.
+
+    References
+    ----------
+    .. [1] Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27, eqs. 12-17, 25-33, 41-43.
+
+    Examples
+    --------
+    >>> import numpy as np, astrid_gpu as ag
+    >>> y, x = np.mgrid[-7:8, -7:8]
+    >>> psf = np.exp(-(x**2 + y**2) / 8.0)
+    >>> sky = np.random.default_rng(1).normal(size=(2, 64, 64))
+    >>> sky[0, 20:35, 30:45] += 100 * psf / psf.sum()
+    >>> diff = ag.zogy(sky[0], sky[1], psf, psf, 1.0, 1.0, backend="numpy")
+    >>> [int(i) for i in np.unravel_index(np.argmax(diff.score_corr), diff.shape)]
+    [27, 37]
+    """
+    wanted = _checks.check_outputs(outputs, OUTPUTS)
+    problem = _check(locals())
+    maps, mask_out = _solve(problem, wanted)
+    psf, scale = problem.difference_psf()
+    single = problem.single
+    unpack = (lambda a: a[0]) if single else (lambda a: a)
+    return Difference(
+        difference=unpack(maps["difference"]) if "difference" in maps else None,
+        score=unpack(maps["score"]) if "score" in maps else None,
+        score_corr=unpack(maps["score_corr"]) if "score_corr" in maps else None,
+        flux=unpack(maps["flux"]) if "flux" in maps else None,
+        flux_error=unpack(maps["flux_error"]) if "flux_error" in maps else None,
+        psf=psf[0] if len(psf) == 1 else psf,
+        flux_scale=float(scale[0]) if single else scale,
+        mask=unpack(mask_out),
+        backend=problem.backend.name,
+    )
+
+
+@dataclass
+class _Problem:
+    """Checked inputs of one call, and the numbers derived from them."""
+
+    backend: Backend
+    single: bool
+    dtype: np.dtype
+    science: Any
+    reference: Any
+    variance_science: Any
+    variance_reference: Any
+    psf_science: np.ndarray
+    psf_reference: np.ndarray
+    sigma: tuple[np.ndarray, np.ndarray]
+    flux: tuple[np.ndarray, np.ndarray]
+    mask: Any
+    astrometric: np.ndarray
+
+    def __post_init__(self) -> None:
+        # Work in units in which noise and flux scales are of order one, whatever the caller's unit is: float32
+        # would not hold |F|^4 of erg/s/cm^2. D and S_corr do not depend on them.
+        self.unit = float(np.median(self.sigma[0])), float(np.median(self.sigma[1]))
+        flux = self.flux[0] / self.unit[0], self.flux[1] / self.unit[1]
+        self.gain = float(max(flux[0].max(), flux[1].max()))
+        self.params = reference_ops.make_params(
+            self.sigma[0] / self.unit[0], self.sigma[1] / self.unit[1], flux[0] / self.gain, flux[1] / self.gain
+        )
+        self.n = self.science.shape[0]
+        self.shape: tuple[int, int] = tuple(self.science.shape[1:])
+        sides = np.array([self.psf_science.shape[1:], self.psf_reference.shape[1:]])
+        self.side = tuple(int(s) for s in sides.sum(axis=0) - 1)  # odd: P_D spans both PSFs
+        self.padded = padded_shape(self.shape, int(sides.max()), self.backend.next_fast_len)
+        shared = len(self.psf_science) == len(self.psf_reference) == 1 and np.all(self.params == self.params[:1])
+        self.kernel_params = self.params[:1] if shared else self.params
+
+    def psf_spectra(self) -> tuple[Any, Any]:
+        """P̂_n and P̂_r in double precision, (1 or n, py, hx)."""
+        if not hasattr(self, "_spectra"):
+            b = self.backend
+            self._spectra = tuple(
+                transfer_function(b.asarray(psf, np.float64), self.padded, b.rfft2, xp=b.xp)
+                for psf in (self.psf_science, self.psf_reference)
+            )
+        return self._spectra
+
+    def difference_psf(self) -> tuple[np.ndarray, np.ndarray]:
+        """P_D as odd stamps (1 or n, ky, kx) of sum 1 on the host, and F_D (n,) in the caller's units."""
+        b, (Pn, Pr) = self.backend, self.psf_spectra()
+        frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), self.padded)
+        side = tuple(min(s, p - 1 + p % 2) for s, p in zip(self.side, self.padded, strict=True))
+        stamps = b.to_host(central_stamp(frames, side, xp=b.xp))
+        stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
+        return stamps, reference_ops.flux_scale(self.params) * self.gain
+
+    def fill_window(self) -> tuple[float, int]:
+        """Width and half side of the window that fills holes: that of the wider PSF."""
+        fwhm = max(fwhm_of(self.psf_science[0]), fwhm_of(self.psf_reference[0]))
+        sigma = max(fwhm / 2.3548, 0.7)
+        return sigma, int(np.ceil(3 * sigma))
+
+    def reach(self) -> int:
+        """Distance in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within it."""
+        stamp = self.difference_psf()[0][0] ** 2
+        cy, cx = stamp.shape[0] // 2, stamp.shape[1] // 2
+        distance = np.hypot(*np.ogrid[-cy : stamp.shape[0] - cy, -cx : stamp.shape[1] - cx])
+        order = np.argsort(distance, axis=None)
+        energy = np.cumsum(stamp.ravel()[order]) / stamp.sum()
+        return int(np.ceil(distance.ravel()[order][np.searchsorted(energy, 1 - 1e-4)]))
+
+
+def _check(given: dict[str, Any]) -> _Problem:
+    """Check every argument of `zogy` and gather them into a `_Problem`."""
+    names = ("science", "reference", "psf_science", "psf_reference", "variance_science", "variance_reference", "mask")
+    arrays = {name: given[name] for name in names}
+    backend = resolve_backend(given["backend"], {k: v for k, v in arrays.items() if not k.startswith("psf")})
+    dtype = _checks.float_type(backend, [given["science"], given["reference"]], given["dtype"])
+    science = _checks.as_stack(backend, given["science"], "science", dtype)
+    reference = _checks.as_stack(backend, given["reference"], "reference", dtype)
+    n, shape = science.shape[0], tuple(science.shape[1:])
+    if tuple(reference.shape[1:]) != shape or reference.shape[0] not in (1, n):
+        msg = (
+            f"science has shape {tuple(np.shape(given['science']))} and reference {tuple(np.shape(given['reference']))}; "
+            "they must agree, or the reference be one image for the whole stack. Use align() first if they do not "
+            "share a pixel grid"
+        )
+        raise ShapeMismatchError(msg)
+    mask = None
+    if given["mask"] is not None:
+        mask = _checks.as_plane(backend, given["mask"], "mask", n, shape)
+        if mask.dtype.kind not in "bui":
+            msg = f"mask must be boolean or hold flag bits (uint8), got dtype {mask.dtype}"
+            raise InputError(msg)
+    sigma = tuple(_checks.positive(given[f"sigma_{k}"], f"sigma_{k}", n) for k in ("science", "reference"))
+    return _Problem(
+        backend=backend,
+        single=np.ndim(given["science"]) == 2,
+        dtype=dtype,
+        science=science,
+        reference=reference,
+        variance_science=_check_variance(backend, given, "science", sigma[0], n, shape, dtype),
+        variance_reference=_check_variance(backend, given, "reference", sigma[1], n, shape, dtype),
+        psf_science=_check_psf(backend, given, "science", n),
+        psf_reference=_check_psf(backend, given, "reference", n),
+        sigma=sigma,
+        flux=tuple(_checks.positive(given[f"flux_{k}"], f"flux_{k}", n) for k in ("science", "reference")),
+        mask=mask,
+        astrometric=_check_astrometric(given["astrometric_error"], n),
+    )
+
+
+def _check_psf(backend: Backend, given: dict[str, Any], which: str, n: int) -> np.ndarray:
+    """Return odd, centred stamps of sum 1, (1 or n, ky, kx) float64 on the host."""
+    name = f"psf_{which}"
+    psf = given[name]
+    psf = getattr(psf, "data", psf) if not hasattr(psf, "shape") else psf  # an image.PSF brings its stamp
+    stamps = prepare_psf(backend.to_host(psf), name=name)
+    if len(stamps) not in (1, n):
+        msg = f"{name} holds {len(stamps)} stamps for {n} images; give one, or one per image"
+        raise ShapeMismatchError(msg)
+    return stamps
+
+
+def _check_variance(
+    backend: Backend, given: dict[str, Any], which: str, sigma: np.ndarray, n: int, shape: tuple[int, int], dtype: Any
+) -> Any:
+    """Return a variance map (1 or n, ny, nx), or one float for a flat one."""
+    name = f"variance_{which}"
+    value = given[name]
+    if value is None:
+        if np.all(sigma == sigma[0]):
+            return float(sigma[0] ** 2)
+        ones = backend.xp.ones((1, *shape), dtype=dtype)
+        return ones * backend.asarray(sigma**2, dtype)[:, None, None]
+    if np.ndim(value) == 0:
+        return float(_checks.positive(value, name, 1)[0])
+    plane = _checks.as_plane(backend, value, name, n, shape).astype(dtype, copy=False)
+    usable = backend.xp.isfinite(plane) & (plane > 0)
+    if not bool(usable.all()):
+        image = given[which]
+        lost = ~usable & backend.xp.isfinite(backend.asarray(image) if np.ndim(image) == 3 else backend.asarray(image)[None])
+        if given["mask"] is not None:
+            held = _checks.as_plane(backend, given["mask"], "mask", n, shape)
+            lost = lost & ~((held & INVALID) != 0 if held.dtype != bool else held)
+        if bool(lost.any()):
+            msg = (
+                f"{name} is zero, negative or not finite at {int(lost.sum())} unmasked pixels; variances must be "
+                "positive. Mask those pixels, or give 1/weight only where the weight is positive"
+            )
+            raise InputError(msg)
+        plane = backend.xp.where(usable, plane, backend.xp.ones((), plane.dtype))
+    return plane
+
+
+def _check_astrometric(value: Any, n: int) -> np.ndarray:
+    """Return the registration noise as (n, 2), y and x."""
+    pairs = np.asarray(value, dtype=float)
+    if pairs.shape not in ((2,), (n, 2)) or not np.all(np.isfinite(pairs)) or np.any(pairs < 0):
+        msg = f"astrometric_error must be two numbers (y, x) in pixels, none negative, or one pair per image; got {value!r}"
+        raise InputError(msg)
+    return np.broadcast_to(pairs, (n, 2)).copy()
+
+
+def _solve(problem: _Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
+    """Run the FFTs and the fused operations; return the maps (n, ny, nx) and the flags."""
+    b, xp = problem.backend, problem.backend.xp
+    flags = combine_masks(b, problem.science, problem.reference, problem.mask)
+    invalid = (flags & INVALID) != 0
+    sigma, radius = problem.fill_window()
+    window = {"sigma": sigma, "radius": radius}
+    pair = [
+        fill_frames(b, images, variance, invalid, problem.padded, unit=unit, **window)
+        for images, variance, unit in (
+            (problem.science, problem.variance_science, problem.unit[0]),
+            (problem.reference, problem.variance_reference, problem.unit[1]),
+        )
+    ]
+    N, R = (b.rfft2(frames.data) for frames in pair)
+    Pn, Pr = (p.astype(N.dtype) for p in problem.psf_spectra())
+    spectra = b.ops.get("zogy_spectra")
+    params = problem.params
+    combined = spectra(N, R, Pn, Pr, params) if spectra else reference_ops.zogy_spectra(N, R, Pn, Pr, params, xp=xp)
+    D, Sn, Sr = combined
+    maps: dict[str, Any] = {}
+    ny, nx = problem.shape
+    if "difference" in wanted:
+        scale = xp.asarray(1 / (reference_ops.flux_scale(params) * problem.gain), dtype=problem.dtype)
+        maps["difference"] = b.irfft2(D, problem.padded)[:, :ny, :nx] * scale[:, None, None]
+    if wanted - {"difference"}:
+        maps |= _score_maps(problem, wanted, Sn, Sr, pair[0].variance, pair[1].variance)
+    dead = xp.broadcast_to(invalid, (problem.n, ny, nx))
+    for name, values in maps.items():
+        maps[name] = xp.where(dead, values.dtype.type(np.nan), values).astype(problem.dtype, copy=False)
+    flags = xp.broadcast_to(reach_flags(b, flags, problem.reach()), (problem.n, ny, nx))
+    return maps, xp.ascontiguousarray(flags)
+
+
+def _score_maps(problem: _Problem, wanted: set[str], Sn: Any, Sr: Any, var_n: Any, var_r: Any) -> dict[str, Any]:
+    """S, S_corr, flux and its error from the score spectra and the two variance frames."""
+    b, xp = problem.backend, problem.backend.xp
+    Pn, Pr = problem.psf_spectra()
+    kn2, kr2 = (
+        b.rfft2(b.irfft2(k, problem.padded) ** 2)
+        for k in reference_ops.score_kernels(Pn, Pr, problem.kernel_params, xp=xp)
+    )
+    floor = 1e-6 * b.to_host((kn2[:, 0, 0] + kr2[:, 0, 0]).real)
+    variance = _convolve_variance(b, var_n, kn2, var_r, kr2, problem.padded).astype(problem.dtype, copy=False)
+    norm = b.to_host(reference_ops.score_norm(Pn, Pr, problem.kernel_params, problem.padded, xp=xp))
+    n = problem.n
+    scales = np.stack(
+        [
+            np.full(n, problem.gain),
+            np.broadcast_to(1 / (norm * problem.gain), (n,)),
+            np.broadcast_to(floor, (n,)),
+        ],
+        axis=1,
+    )
+    names = {"score", "score_corr"} & wanted | ({"flux", "flux_error"} if "flux" in wanted else set())
+    finish = b.ops.get("zogy_finish")
+    frames = b.irfft2(Sn, problem.padded), b.irfft2(Sr, problem.padded)
+    if finish is None:
+        return reference_ops.zogy_finish(
+            *frames, variance, scales, problem.astrometric, problem.shape, names, xp=xp
+        )
+    return finish(*frames, variance, scales, problem.astrometric, problem.shape, names)
+
+
+def _convolve_variance(b: Backend, var_n: Any, kn2: Any, var_r: Any, kr2: Any, shape: tuple[int, int]) -> Any:
+    """V_N ⊗ k_n² + V_R ⊗ k_r² (eqs. 26, 27) by one inverse transform."""
+    spectra = [b.rfft2(var) * k2.astype(np.result_type(var.dtype, np.complex64)) for var, k2 in ((var_n, kn2), (var_r, kr2))]
+    return b.irfft2(spectra[0] + spectra[1], shape)
