@@ -1,0 +1,450 @@
+"""Pixel maps and resampling: where each pixel of a target grid lies in the source image, and the source read there.
+
+A map goes from the target to the source, so nothing is ever inverted and every output pixel is computed once.
+The kernel is the interpolating B-spline of degree 5: measured on Gaussian stars of FWHM 2.0, 2.5, 3.5 px shifted by
+half a pixel in both axes, the largest error is 0.39, 0.25, 0.04 % of the peak, where Lanczos-3 has 1.9, 1.0, 0.8 % and
+the cubic spline 2.1, 1.3, 0.4 %. Coarser target pixels are the mean over sub-pixels, so nothing aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from astrid_gpu.flags import PixelFlag
+
+__all__ = ["KERNELS", "PixelMap", "Polynomial", "Warped", "grid_map", "shift_image", "warp_image", "warp_stamp"]
+
+KERNELS = {"bilinear": 1, "spline3": 3, "spline5": 5}
+
+# An output pixel is masked when bad input pixels have more than this share of absolute kernel weight in it. The
+# rest of a bad pixel's place is a fill, whose error is thus diluted fiftyfold.
+LEAK = 0.02
+# Beyond the frame the kernel reads a mirror image of smooth sky, a far milder invention than a saturated core.
+EDGE_LEAK = 0.10
+
+_REACH = 6  # px; the cardinal quintic spline is below 0.7 % beyond
+_MAP_ERROR = 1e-3  # px; largest error allowed in a map interpolated from nodes
+_ROWS = 512  # rows handled at once where temporaries would be large
+
+Coordinates = tuple[np.ndarray, np.ndarray]
+Slopes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """Polynomial distortion of the plane.
+
+    Parameters
+    ----------
+    coefficients : array, shape (2, n_terms)
+        Of y and of x, for the terms of `terms`.
+    order : int
+        Total degree.
+    centre, scale : (float, float), float
+        The terms are powers of ``(y - centre_y) / scale`` and ``(x - centre_x) / scale``.
+    """
+
+    coefficients: np.ndarray
+    order: int
+    centre: tuple[float, float]
+    scale: float
+
+    def terms(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return the design matrix, shape (n, n_terms): 1, then v, u, then v^2, vu, u^2 ... of normalised y, x."""
+        v = (np.asarray(y, float) - self.centre[0]) / self.scale
+        u = (np.asarray(x, float) - self.centre[1]) / self.scale
+        powers = [(d - i, i) for d in range(self.order + 1) for i in range(d + 1)]
+        return np.stack([v**i * u**j for i, j in powers], axis=-1)
+
+    def __call__(self, y: np.ndarray, x: np.ndarray) -> Coordinates:
+        both = self.terms(y, x) @ self.coefficients.T
+        return both[..., 0], both[..., 1]
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """Source position of a target position: the polynomial `correction` of `base`; None stands for the identity."""
+
+    base: Callable[[np.ndarray, np.ndarray], Coordinates] | None = None
+    correction: Polynomial | None = None
+
+    def __call__(self, y: np.ndarray, x: np.ndarray) -> Coordinates:
+        y, x = np.asarray(y, float), np.asarray(x, float)
+        if self.base is not None:
+            y, x = self.base(y, x)
+        return (y, x) if self.correction is None else self.correction(y, x)
+
+    def jacobian(self, y: float, x: float) -> np.ndarray:
+        """Return d(source y, x) / d(target y, x) at one place, shape (2, 2), by central differences over one pixel."""
+        rows, columns = self(np.array([y + 0.5, y - 0.5, y, y]), np.array([x, x, x + 0.5, x - 0.5]))
+        return np.array([[rows[0] - rows[1], rows[2] - rows[3]], [columns[0] - columns[1], columns[2] - columns[3]]])
+
+
+@dataclass(frozen=True)
+class Warped:
+    """Planes on the target grid; `data` is NaN where bad. `noise_factor` = pixel variance over white variance."""
+
+    data: np.ndarray
+    variance: np.ndarray | None
+    mask: np.ndarray
+    footprint: np.ndarray
+    area: float
+    noise_factor: float
+
+
+def grid_map(pixel_map: PixelMap, shape: tuple[int, int], *, step: int = 32) -> Coordinates:
+    """Evaluate a map at every pixel of a grid.
+
+    A sky projection costs microseconds a point, so the map is evaluated on nodes `step` pixels apart and interpolated
+    by a bicubic spline; the error is measured half-way between nodes and the step halved until it is < 0.001 px.
+
+    Parameters
+    ----------
+    pixel_map : PixelMap
+        Target to source.
+    shape : (int, int)
+        Of the target grid.
+    step : int
+        First distance of the nodes in pixels.
+
+    Returns
+    -------
+    y_map, x_map : array, shape `shape`, float64
+        Position in the source of every target pixel; NaN where the map is undefined.
+    """
+    from scipy.interpolate import RectBivariateSpline
+
+    ny, nx = shape
+    while step >= 4 and min(ny, nx) > 2 * step:
+        nodes_y = np.linspace(0, ny - 1, -(-(ny - 1) // step) + 1)
+        nodes_x = np.linspace(0, nx - 1, -(-(nx - 1) // step) + 1)
+        if min(nodes_y.size, nodes_x.size) >= 4:
+            planes = pixel_map(*np.meshgrid(nodes_y, nodes_x, indexing="ij"))
+            if not all(np.isfinite(plane).all() for plane in planes):
+                break
+            splines = [RectBivariateSpline(nodes_y, nodes_x, plane) for plane in planes]
+            between_y, between_x = (0.5 * (nodes[1:] + nodes[:-1]) for nodes in (nodes_y, nodes_x))
+            truth = pixel_map(*np.meshgrid(between_y, between_x, indexing="ij"))
+            error = max(
+                np.abs(spline(between_y, between_x) - plane).max() for spline, plane in zip(splines, truth, strict=True)
+            )
+            if error < _MAP_ERROR:
+                rows, columns = np.arange(ny), np.arange(nx)
+                return splines[0](rows, columns), splines[1](rows, columns)
+        step //= 2
+    y_map, x_map = np.empty(shape), np.empty(shape)
+    for low in range(0, ny, _ROWS):
+        rows = slice(low, min(low + _ROWS, ny))
+        y_map[rows], x_map[rows] = pixel_map(*np.meshgrid(np.arange(ny)[rows], np.arange(nx), indexing="ij"))
+    return y_map, x_map
+
+
+def shift_image(
+    planes: tuple[np.ndarray, np.ndarray | None, np.ndarray], shape: tuple[int, int], shift: tuple[int, int]
+) -> Warped:
+    """Move whole pixels: target pixel (y, x) is source pixel (y + shift_y, x + shift_x), no interpolation.
+
+    Parameters
+    ----------
+    planes : (data, variance or None, mask)
+        Of the source, all of one shape; mask nonzero = bad.
+    shape : (int, int)
+        Of the target.
+    shift : (int, int)
+        (y, x) in pixels.
+
+    Returns
+    -------
+    Warped
+        Outside of the source, data and variance are NaN and the mask is NO_DATA.
+    """
+    data, variance, mask = planes
+    ny, nx = data.shape
+    low = [max(0, -s) for s in shift]
+    high = [min(size, source - s) for size, source, s in zip(shape, (ny, nx), shift, strict=True)]
+    footprint = np.zeros(shape, bool)
+    inside = tuple(slice(a, max(a, b)) for a, b in zip(low, high, strict=True))
+    source = tuple(slice(a + s, max(a, b) + s) for a, b, s in zip(low, high, shift, strict=True))
+    footprint[inside] = True
+    moved = np.full(shape, np.nan, data.dtype)
+    moved[inside] = data[source]
+    flags = np.full(shape, PixelFlag.NO_DATA, mask.dtype)
+    flags[inside] = mask[source]
+    noise = None
+    if variance is not None:
+        noise = np.full(shape, np.nan, variance.dtype)
+        noise[inside] = variance[source]
+    return Warped(moved, noise, flags, footprint, 1.0, 1.0)
+
+
+def warp_image(
+    planes: tuple[np.ndarray, np.ndarray | None, np.ndarray], maps: Coordinates, *, kernel: str = "spline5"
+) -> Warped:
+    """Resample an image with its variance and mask, conserving flux.
+
+    Data are surface brightness times the local ratio of pixel areas A (source pixels in a target pixel). Bad pixels
+    are filled smoothly first, so they ring into nothing, and every output pixel in which they, or the world beyond
+    the frame, have noticeable weight is masked. The variance is A times the interpolated one: that of white noise
+    with the same power at low frequencies, hence right for sums over more than a kernel and for matched filters;
+    single pixels vary less, by `noise_factor`, because resampling correlates neighbours.
+
+    Parameters
+    ----------
+    planes : (data, variance or None, mask)
+        Of the source, all (ny, nx); mask nonzero = bad; NaN in data are bad too.
+    maps : (array, array)
+        Source y and x of every target pixel, see `grid_map`.
+    kernel : {"spline5", "spline3", "bilinear"}
+        Interpolation.
+
+    Returns
+    -------
+    Warped
+        Planes of the shape of the maps and the dtypes of the source.
+    """
+    from scipy import ndimage
+
+    data, variance, mask = planes
+    y_map, x_map = maps
+    bad = (mask != 0) | ~np.isfinite(data)
+    degree = KERNELS[kernel]
+    slopes = _slopes(y_map, x_map)
+    area = np.abs(slopes[0] * slopes[3] - slopes[1] * slopes[2])
+    splits = _splits(area)
+    filled = _fill(data, bad)
+    if degree > 1:
+        filled = ndimage.spline_filter(filled, degree, mode="mirror")
+    safe_y, safe_x = np.nan_to_num(y_map, nan=-1e6), np.nan_to_num(x_map, nan=-1e6)
+    out = _read(filled, (safe_y, safe_x), slopes, degree, splits)
+    out *= np.nan_to_num(area, nan=1.0)
+    ny, nx = data.shape
+    edge = np.minimum(np.minimum(safe_y, ny - 1 - safe_y), np.minimum(safe_x, nx - 1 - safe_x))
+    footprint = edge >= -0.5
+    close = footprint & (edge < _REACH)
+    footprint[close] = _outside_weight(safe_y[close], safe_x[close], data.shape, degree) <= EDGE_LEAK
+    touched = footprint & _bad_touches(bad, (safe_y, safe_x), slopes, degree, splits)
+    flags = np.full(y_map.shape, PixelFlag.NO_DATA, mask.dtype)
+    flags[footprint] = 0
+    flags[touched] = _nearest_flag(mask, bad, safe_y[touched], safe_x[touched])
+    noise = None
+    if variance is not None:
+        quiet = _fill(variance, bad | ~np.isfinite(variance))
+        noise = (_read(quiet, (safe_y, safe_x), slopes, 1, splits) * area).astype(variance.dtype)
+        noise[~footprint | touched] = np.nan
+    out[~footprint | touched] = np.nan
+    typical = float(np.median(area[footprint])) if footprint.any() else 1.0
+    rows, columns, index = _sample((safe_y, safe_x), slopes, footprint, splits)
+    factor = _noise_factor(rows, columns, area.ravel()[index], splits, degree)
+    return Warped(out.astype(data.dtype), noise, flags, footprint, typical, factor)
+
+
+def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    """Carry a PSF stamp through the linear part of a map; odd sides, sum 1, the centre stays the centre.
+
+    Parameters
+    ----------
+    stamp : array, shape (ky, kx)
+        PSF in source pixels.
+    jacobian : array, shape (2, 2)
+        d(source y, x) / d(target y, x).
+
+    Returns
+    -------
+    array, shape (my, mx), float64
+        The PSF in target pixels, large enough to hold the source's stamp. The smoothing of the interpolation itself
+        is not in it.
+    """
+    half = np.array(stamp.shape) // 2
+    corners = np.abs(np.linalg.inv(jacobian)) @ half
+    reach = np.maximum(1, np.ceil(corners - 1e-9).astype(int))
+    v, u = np.meshgrid(np.arange(-reach[0], reach[0] + 1), np.arange(-reach[1], reach[1] + 1), indexing="ij")
+    y = half[0] + jacobian[0, 0] * v + jacobian[0, 1] * u
+    x = half[1] + jacobian[1, 0] * v + jacobian[1, 1] * u
+    from scipy import ndimage
+
+    coefficients = ndimage.spline_filter(np.pad(np.asarray(stamp, float), 8), 5, mode="mirror")
+    slopes = tuple(np.full(y.shape, value) for value in jacobian.ravel())
+    splits = _splits(np.array([abs(np.linalg.det(jacobian))]))
+    out = _read(coefficients, (y + 8, x + 8), slopes, 5, splits)
+    return out / out.sum()
+
+
+def _slopes(y_map: np.ndarray, x_map: np.ndarray) -> Slopes:
+    """d(source y)/d(target y), dy/dx, dx/dy, dx/dx of a map."""
+    return (*np.gradient(y_map), *np.gradient(x_map))
+
+
+def _splits(area: np.ndarray) -> int:
+    """Sub-pixels a side so that a sub-pixel is no larger than about one source pixel."""
+    finite = area[np.isfinite(area)]
+    ratio = float(np.median(finite)) if finite.size else 1.0
+    return 1 if ratio < 1.5 else min(32, int(np.ceil(np.sqrt(ratio))))
+
+
+def _offsets(splits: int) -> np.ndarray:
+    return (np.arange(splits) + 0.5) / splits - 0.5
+
+
+def _read(coefficients: np.ndarray, maps: Coordinates, slopes: Slopes, degree: int, splits: int) -> np.ndarray:
+    """Mean of the spline over the sub-pixels of each target pixel."""
+    from scipy.ndimage import map_coordinates
+
+    def at(v: np.ndarray, u: np.ndarray) -> np.ndarray:
+        return map_coordinates(coefficients, [v, u], order=degree, mode="mirror", prefilter=False)
+
+    y, x = maps
+    if splits == 1:
+        return at(y, x)
+    yy, yx, xy, xx = (np.nan_to_num(slope) for slope in slopes)
+    out = np.zeros(y.shape)
+    for b in _offsets(splits):
+        for a in _offsets(splits):
+            out += at(y + b * yy + a * yx, x + b * xy + a * xx)
+    return out / splits**2
+
+
+def _fill(plane: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Copy in float64 with bad pixels replaced: Gaussian mean of good neighbours, or the nearest good one."""
+    from scipy import ndimage
+
+    filled = np.where(bad, 0.0, plane).astype(np.float64)
+    if not bad.any():
+        return filled
+    rows, columns = np.nonzero(bad)
+    reach = 4
+    values, good = np.pad(filled, reach), np.pad(~bad, reach).astype(np.float64)
+    weight, total = np.zeros(rows.size), np.zeros(rows.size)
+    for j in range(2 * reach + 1):
+        for i in range(2 * reach + 1):
+            w = good[rows + j, columns + i] * np.exp(-0.5 * ((j - reach) ** 2 + (i - reach) ** 2) / 1.5**2)
+            weight += w
+            total += w * values[rows + j, columns + i]
+    lonely = weight == 0
+    if lonely.any() and not lonely.all():
+        nearest = ndimage.distance_transform_edt(bad, return_distances=False, return_indices=True)
+        total[lonely] = filled[tuple(nearest)][rows[lonely], columns[lonely]]
+    filled[rows, columns] = total / np.where(lonely, 1.0, weight)
+    return filled
+
+
+@lru_cache(maxsize=8)
+def _cardinal(degree: int, *, signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """|h(t)| (or h) of the cardinal spline at t = 0, 1/32, ... and the tail: sum over k >= 0 of h(t + k)."""
+    from scipy import ndimage
+
+    size = 4 * _REACH + 1
+    delta = np.zeros(size)
+    delta[size // 2] = 1.0
+    if degree > 1:
+        delta = ndimage.spline_filter1d(delta, degree, mode="mirror")
+    t = np.arange(0, 2 * _REACH, 1 / 32)
+    h = ndimage.map_coordinates(delta, [size // 2 + t], order=degree, prefilter=False, mode="mirror")
+    h = h if signed else np.abs(h)
+    tail = np.zeros_like(h)
+    for k in range(0, h.size, 32):
+        tail[: h.size - k] += h[k:]
+    return h, tail
+
+
+def _lookup(table: np.ndarray, t: np.ndarray) -> np.ndarray:
+    index = np.minimum(np.rint(np.abs(t) * 32).astype(np.int64), table.size - 1)
+    return table[index]
+
+
+def _outside_weight(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], degree: int) -> np.ndarray:
+    """Absolute kernel weight that falls beyond the frame, for positions within it."""
+    _, tail = _cardinal(degree)
+    ny, nx = shape
+    return sum(_lookup(tail, edge) for edge in (y + 1, ny - y, x + 1, nx - x))
+
+
+def _bad_touches(bad: np.ndarray, maps: Coordinates, slopes: Slopes, degree: int, splits: int) -> np.ndarray:
+    """Whether bad pixels have more than `LEAK` of the absolute weight, computed only near bad pixels."""
+    from scipy import ndimage
+
+    y, x = maps
+    touched = np.zeros(y.shape, bool)
+    if not bad.any():
+        return touched
+    # Within half a (possibly large) target pixel plus the kernel nothing else can matter.
+    reach = 1 if degree == 1 else _REACH
+    near = ndimage.maximum_filter(bad.view(np.uint8), 2 * (reach + splits) + 1) != 0
+    rows = np.clip(np.rint(y), 0, bad.shape[0] - 1).astype(np.int64)
+    columns = np.clip(np.rint(x), 0, bad.shape[1] - 1).astype(np.int64)
+    candidates = np.nonzero(near[rows, columns])
+    table, _ = _cardinal(degree)
+    cy, cx = y[candidates], x[candidates]
+    weight = np.zeros(cy.size)
+    padded = np.pad(bad, reach + splits + 1)
+    steps = _offsets(splits)
+    gradients = [np.nan_to_num(slope[candidates]) for slope in slopes]
+    for b in steps:
+        for a in steps:
+            sy, sx = cy + b * gradients[0] + a * gradients[1], cx + b * gradients[2] + a * gradients[3]
+            weight += _tap_sum(padded, sy, sx, table, reach, reach + splits + 1)
+    touched[candidates] = weight > LEAK * splits**2
+    return touched
+
+
+def _tap_sum(
+    padded: np.ndarray, y: np.ndarray, x: np.ndarray, table: np.ndarray, reach: int, border: int
+) -> np.ndarray:
+    """Sum of |h(dy)| |h(dx)| over the true pixels of `padded` around each position."""
+    base_y, base_x = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
+    total = np.zeros(y.size)
+    for j in range(1 - reach, reach + 1):
+        rows = np.clip(base_y + j + border, 0, padded.shape[0] - 1)
+        wy = _lookup(table, base_y + j - y)
+        for i in range(1 - reach, reach + 1):
+            columns = np.clip(base_x + i + border, 0, padded.shape[1] - 1)
+            total += padded[rows, columns] * wy * _lookup(table, base_x + i - x)
+    return total
+
+
+def _nearest_flag(mask: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Bits of the bad pixel nearest to each position; NaN pixels that had no bit get BAD_SCIENCE."""
+    from scipy import ndimage
+
+    if y.size == 0:
+        return np.zeros(0, mask.dtype)
+    nearest = ndimage.distance_transform_edt(~bad, return_distances=False, return_indices=True)
+    rows = np.clip(np.rint(y), 0, mask.shape[0] - 1).astype(np.int64)
+    columns = np.clip(np.rint(x), 0, mask.shape[1] - 1).astype(np.int64)
+    bits = mask[nearest[0][rows, columns], nearest[1][rows, columns]]
+    return np.where(bits == 0, np.asarray(PixelFlag.BAD_SCIENCE, mask.dtype), bits)
+
+
+def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, degree: int) -> float:
+    """Pixel variance of resampled white noise over A times the variance of the source, the mean of A sum w^2.
+
+    `y`, `x` are sub-pixel positions, shape (splits^2, n), of n sampled target pixels, and `area` their A.
+    """
+    if area.size == 0:
+        return 1.0
+    table, _ = _cardinal(degree, signed=True)
+    taps = np.arange(-_REACH - splits, _REACH + splits + 1)
+    centre_y, centre_x = np.rint(y.mean(axis=0)), np.rint(x.mean(axis=0))
+    weights = np.zeros((area.size, taps.size, taps.size))
+    for sy, sx in zip(y, x, strict=True):
+        wy = _lookup(table, (centre_y - sy)[:, None] + taps)
+        wx = _lookup(table, (centre_x - sx)[:, None] + taps)
+        weights += wy[:, :, None] * wx[:, None, :]
+    return float(np.mean(area * np.sum((weights / splits**2) ** 2, axis=(1, 2))))
+
+
+def _sample(
+    maps: Coordinates, slopes: Slopes, keep: np.ndarray, splits: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sub-pixel source positions, shape (splits^2, n), of some 256 kept target pixels, and their flat indices."""
+    index = np.flatnonzero(keep)
+    index = index[:: max(1, index.size // 256)]
+    y, x = maps
+    gradients = [np.nan_to_num(slope.ravel()[index]) for slope in slopes]
+    steps = [(b, a) for b in _offsets(splits) for a in _offsets(splits)]
+    rows = np.array([y.ravel()[index] + b * gradients[0] + a * gradients[1] for b, a in steps])
+    columns = np.array([x.ravel()[index] + b * gradients[2] + a * gradients[3] for b, a in steps])
+    return rows, columns, index
