@@ -40,9 +40,7 @@ class EmulatedContext:
         """Return kernel `name` of ``kernels/<file>``, launched with this context's schedule."""
         function = _module(file, tuple(options), self.flags).get_function(name)
 
-        def launch(
-            grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], *, shared_mem: int = 0
-        ) -> None:
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], *, shared_mem: int = 0) -> None:
             function(grid, block, args, shared_mem=shared_mem, seed=self.seed)
 
         return launch

@@ -11,7 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["NULL", "Context", "Kernel", "blocks_for", "kernel_files", "kernel_source"]
+from astrid_gpu.backends.cuda.signature import DOUBLE
+
+__all__ = ["NULL", "Context", "Kernel", "blocks_for", "kernel_files", "kernel_source", "options_for"]
 
 NULL = np.uintp(0)  # passed for an optional array that is absent; the kernel compares its pointer with nullptr
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([\w.]+)"[^\n]*$', re.MULTILINE)
@@ -74,3 +76,19 @@ def kernel_files() -> list[str]:
 def blocks_for(items: int, threads: int, most: int = 65535) -> int:
     """Return how many blocks of `threads` cover `items`, at least 1 and at most `most` (the rest by striding)."""
     return max(1, min(most, -(-items // threads)))
+
+
+def options_for(dtype: np.dtype) -> tuple[str, ...]:
+    """Return the options that compile kernels written with `real` for `dtype`.
+
+    Raises
+    ------
+    TypeError
+        Neither float32 nor float64.
+    """
+    if dtype == np.float32:
+        return ()
+    if dtype == np.float64:
+        return (DOUBLE,)
+    msg = f"CUDA kernels take float32 or float64, got {dtype}; convert the array first"
+    raise TypeError(msg)
