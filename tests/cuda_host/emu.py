@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.backends.cuda import cuda_ops
+from astrid_gpu.backends.cupy_ import smooth_length
 from astrid_gpu.backends.numpy_ import NumpyBackend
 from tests.cuda_host import build as host
 
@@ -60,6 +61,10 @@ class EmulatedBackend(NumpyBackend):
     def __init__(self, seed: int = 0, flags: Sequence[str] = ()) -> None:
         self.context = EmulatedContext(seed, flags)
         self.ops: Mapping[str, Callable[..., Any]] = cuda_ops(self.context)
+
+    def next_fast_len(self, n: int) -> int:
+        """Return the length the CuPy backend takes, so that frames are padded as they are on a device."""
+        return smooth_length(n)
 
 
 def backend(seed: int = 0, flags: Sequence[str] = ()) -> EmulatedBackend:
