@@ -180,7 +180,9 @@ class Candidates:
         from astrid_gpu.flags import decode
 
         n_pos = int(np.sum(self.data["polarity"] > 0))
-        head = f"<Candidates: {len(self)} beyond {self.threshold:g} sigma ({n_pos} positive, {len(self) - n_pos} negative)"
+        head = (
+            f"<Candidates: {len(self)} beyond {self.threshold:g} sigma ({n_pos} positive, {len(self) - n_pos} negative)"
+        )
         order = np.argsort(-np.abs(self.data["score"]))[:10]
         rows = [
             f"  {row['id']:>4} x {row['x']:8.2f} y {row['y']:8.2f} S_corr {row['score']:+8.1f} "

@@ -21,6 +21,7 @@ __all__ = [
     "available_backends",
     "backend_status",
     "get_backend",
+    "library_of",
     "register_backend",
     "resolve_backend",
 ]

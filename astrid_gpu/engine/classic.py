@@ -75,8 +75,10 @@ def classic(
     plane = None if mask is None else _checks.as_plane(b, mask, "mask", n, shape)
     flags = b.xp.broadcast_to(combine_masks(b, N, R, plane), N.shape)
     invalid = (flags & INVALID) != 0
-    noise = [None if s is None else _checks.positive(s, k, n) for k, s in
-             (("sigma_science", sigma_science), ("sigma_reference", sigma_reference))]
+    noise = [
+        None if s is None else _checks.positive(s, k, n)
+        for k, s in (("sigma_science", sigma_science), ("sigma_reference", sigma_reference))
+    ]
     R = b.xp.broadcast_to(R, N.shape)
     a, c, metrics = _scales(b, N, R, ~invalid, scale, offset, noise[1], fit=fit)
     difference = subtract_scaled(N, R, b.asarray(a), b.asarray(c))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu.backends import Backend, resolve_backend
+from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine import _checks
 from astrid_gpu.engine._frames import combine_masks, fill_frames, reach_flags
 from astrid_gpu.errors import InputError, ShapeMismatchError
@@ -118,7 +118,9 @@ def zogy(
     maps, mask_out = _solve(problem, wanted)
     psf, scale = problem.difference_psf()
     single = problem.single
-    unpack = (lambda a: a[0]) if single else (lambda a: a)
+    host = problem.backend.is_gpu and library_of(science) != "cupy"
+    move = problem.backend.to_host if host else (lambda a: a)  # what came in decides what goes out
+    unpack = (lambda a: move(a[0])) if single else move
     return Difference(
         difference=unpack(maps["difference"]) if "difference" in maps else None,
         score=unpack(maps["score"]) if "score" in maps else None,
@@ -271,7 +273,9 @@ def _check_variance(
     usable = backend.xp.isfinite(plane) & (plane > 0)
     if not bool(usable.all()):
         image = given[which]
-        lost = ~usable & backend.xp.isfinite(backend.asarray(image) if np.ndim(image) == 3 else backend.asarray(image)[None])
+        lost = ~usable & backend.xp.isfinite(
+            backend.asarray(image) if np.ndim(image) == 3 else backend.asarray(image)[None]
+        )
         if given["mask"] is not None:
             held = _checks.as_plane(backend, given["mask"], "mask", n, shape)
             lost = lost & ~((held & INVALID) != 0 if held.dtype != bool else held)
@@ -352,13 +356,13 @@ def _score_maps(problem: _Problem, wanted: set[str], Sn: Any, Sr: Any, var_n: An
     finish = b.ops.get("zogy_finish")
     frames = b.irfft2(Sn, problem.padded), b.irfft2(Sr, problem.padded)
     if finish is None:
-        return reference_ops.zogy_finish(
-            *frames, variance, scales, problem.astrometric, problem.shape, names, xp=xp
-        )
+        return reference_ops.zogy_finish(*frames, variance, scales, problem.astrometric, problem.shape, names, xp=xp)
     return finish(*frames, variance, scales, problem.astrometric, problem.shape, names)
 
 
 def _convolve_variance(b: Backend, var_n: Any, kn2: Any, var_r: Any, kr2: Any, shape: tuple[int, int]) -> Any:
     """V_N ⊗ k_n² + V_R ⊗ k_r² (eqs. 26, 27) by one inverse transform."""
-    spectra = [b.rfft2(var) * k2.astype(np.result_type(var.dtype, np.complex64)) for var, k2 in ((var_n, kn2), (var_r, kr2))]
+    spectra = [
+        b.rfft2(var) * k2.astype(np.result_type(var.dtype, np.complex64)) for var, k2 in ((var_n, kn2), (var_r, kr2))
+    ]
     return b.irfft2(spectra[0] + spectra[1], shape)

@@ -29,7 +29,7 @@ def fill_masked(images: Any, bad: Any, sigma: float, radius: int, *, xp: Any = n
     sigma : float
         Width of G in pixels, about that of the PSF.
     radius : int
-        Half side of the window in pixels.
+        Half side of the window in pixels, cut to what fits the frame once.
 
     Returns
     -------
@@ -42,6 +42,7 @@ def fill_masked(images: Any, bad: Any, sigma: float, radius: int, *, xp: Any = n
     i, y, x = xp.nonzero(bad)
     if i.size == 0:
         return filled
+    radius = min(radius, (min(py, px) - 1) // 2)
     total, weight, full = xp.zeros(i.size), xp.zeros(i.size), 0.0
     good = ~bad
     for dy in range(-radius, radius + 1):

@@ -1,0 +1,333 @@
+"""From two exposures to what ZOGY needs: masks, background, noise, one grid, PSFs, flux ratio, registration."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.align import Aligned, align
+from astrid_gpu.calibrate import FluxRatio, flux_ratio, noise_variance, saturation_mask, subtract_background
+from astrid_gpu.config import SubtractConfig
+from astrid_gpu.errors import InputError
+from astrid_gpu.flags import PixelFlag
+from astrid_gpu.image import PSF, Image
+from astrid_gpu.io import read_psf
+from astrid_gpu.ops.fill import fill_masked
+from astrid_gpu.ops.fourier import padded_shape, shift_phase
+from astrid_gpu.psf import measure_psf_pair
+from astrid_gpu.results import Background, Step
+from astrid_gpu.stars import find_stars
+
+__all__ = ["Given", "Pair", "PairPreparer"]
+
+_SATURATED = 4  # bit of Image.mask between here and the flags; everything else nonzero is "bad"
+MIN_SHIFT = 0.005
+"""Registration offsets below this many pixels, or below their error, are left alone."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller knows already; None is estimated."""
+
+    psf_science: Any = None
+    psf_reference: Any = None
+    sigma_science: float | None = None
+    sigma_reference: float | None = None
+    flux_ratio: float | None = None
+    astrometric_error: tuple[float, float] | None = None
+
+
+@dataclass
+class Pair:
+    """A registered pair, ready for the engine. Arrays (ny, nx); the science image's unit is F_n = 1."""
+
+    science: np.ndarray
+    reference: np.ndarray
+    variance_science: np.ndarray
+    variance_reference: np.ndarray
+    sigma_science: float
+    sigma_reference: float
+    psf_science: PSF
+    psf_reference: PSF
+    flux_ratio: float
+    flux_ratio_error: float
+    astrometric_error: tuple[float, float]
+    flags: np.ndarray
+    wcs: Any
+    zero_point: float | None
+    steps: list[Step]
+    metrics: dict[str, Any]
+    meta: dict[str, Any]
+
+
+@dataclass
+class _Exposure:
+    """One image after its own stages: sky-subtracted, with variance; and its background and noise."""
+
+    image: Image
+    background: Background
+    sigma: float
+    steps: list[Step]
+
+
+@contextmanager
+def timed(profile: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds a block takes to `profile[stage]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        profile[stage] = profile.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass
+class PairPreparer:
+    """Prepares science images against one reference, whose own stages run once."""
+
+    reference: Image
+    config: SubtractConfig
+    given: Given = field(default_factory=Given)
+
+    def __post_init__(self) -> None:
+        self._reference: _Exposure | None = None
+
+    def prepare(self, science: Image) -> Pair:
+        """Run every stage on one science image; the reference comes to its grid."""
+        profile: dict[str, float] = {}
+        with timed(profile, "background and noise"):
+            if self._reference is None:
+                self._reference = _own_stages(self.reference, self.config, self.given.sigma_reference, "reference")
+            sci = _own_stages(science, self.config, self.given.sigma_science, "science")
+        ref = self._reference
+        with timed(profile, "alignment"):
+            aligned = align(ref.image, sci.image, method=self.config.align)
+            sigma_r = _scaled_sigma(ref, aligned)
+        steps = [*sci.steps, *ref.steps, *aligned.steps]
+        with timed(profile, "stars and PSFs"):
+            stars = [
+                find_stars(image, background_rms=sigma)
+                for image, sigma in ((sci.image, sci.sigma), (aligned.image, sigma_r))
+            ]
+            psfs, psf_steps = _psfs(sci.image, aligned.image, stars, self.given, self.config)
+        with timed(profile, "flux ratio and registration"):
+            ratio = flux_ratio(sci.image, aligned.image, *psfs, *stars)
+            steps += [*psf_steps, *_ratio_steps(ratio, self.given)]
+            reference, astrometric, moved = _register(aligned, ratio, psfs[1], self.config, self.given)
+            steps += moved
+        return self._pair(sci, aligned, reference, sigma_r, psfs, ratio, astrometric, steps, profile)
+
+    def _pair(
+        self,
+        sci: _Exposure,
+        aligned: Aligned,
+        reference: np.ndarray,
+        sigma_r: float,
+        psfs: tuple[PSF, PSF],
+        ratio: FluxRatio,
+        astrometric: tuple[float, float],
+        steps: list[Step],
+        profile: dict[str, float],
+    ) -> Pair:
+        beta = self.given.flux_ratio or ratio.beta
+        zero_point, note = _zero_point(sci.image, aligned.image, beta)
+        variance_s, variance_r = sci.image.variance, aligned.image.variance
+        if variance_s is None or variance_r is None:  # pragma: no cover - the noise stage always sets them
+            msg = "the noise stage left an image without a variance"
+            raise InputError(msg)
+        metrics = {
+            "flux_ratio": float(beta),
+            "flux_ratio_error": 0.0 if self.given.flux_ratio else float(ratio.beta_error),
+            "offset": float(ratio.gamma),
+            "n_flux_stars": int(ratio.n_stars),
+            "shift_y": float(ratio.dy),
+            "shift_x": float(ratio.dx),
+            "astrometric_error_y": float(astrometric[0]),
+            "astrometric_error_x": float(astrometric[1]),
+            "fwhm_science": float(psfs[0].fwhm),
+            "fwhm_reference": float(psfs[1].fwhm),
+            "sigma_science": float(sci.sigma),
+            "sigma_reference": float(sigma_r),
+            "overlap": float(np.mean(aligned.footprint)),
+            "profile": profile,
+        }
+        return Pair(
+            science=sci.image.data,
+            reference=reference,
+            variance_science=variance_s,
+            variance_reference=variance_r,
+            sigma_science=float(sci.sigma),
+            sigma_reference=float(sigma_r),
+            psf_science=psfs[0],
+            psf_reference=psfs[1],
+            flux_ratio=float(beta),
+            flux_ratio_error=float(metrics["flux_ratio_error"]),
+            astrometric_error=astrometric,
+            flags=_flags(sci.image, aligned),
+            wcs=sci.image.wcs,
+            zero_point=zero_point,
+            steps=[*steps, *note],
+            metrics=metrics,
+            meta={
+                "science": sci.image.name,
+                "reference": self.reference.name,
+                "science_meta": dict(sci.image.meta),
+                "reference_meta": dict(self.reference.meta),
+            },
+        )
+
+
+def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: str) -> _Exposure:
+    """Mask saturation, subtract the background, build the variance: all that needs one image only."""
+    usable = float(np.mean(~image.bad))
+    if usable == 0:
+        msg = f"{image.name}: the {role} image has no usable pixel: all are masked, NaN or infinite"
+        raise InputError(msg)
+    saturated, step = saturation_mask(image)
+    mask = (image.mask != 0).astype(np.uint8) if image.mask is not None else np.zeros(image.shape, np.uint8)
+    mask[saturated] |= _SATURATED
+    image = image.with_(mask=mask)
+    steps = [Step(step.stage, f"{role}: {step.text}", step.values)]
+    notes = image.meta.get("notes", ())
+    steps += [Step("reading", f"{role}: {note}", {}) for note in notes]
+    if config.background:
+        image, background, step = subtract_background(image, box=config.box)
+        steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
+    else:
+        background = _flat_background(image)
+        steps.append(Step("background", f"{role}: not subtracted, as asked", {}))
+    variance, measured, step = noise_variance(image, background)
+    steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
+    if sigma is not None:
+        steps.append(Step("noise", f"{role}: background sigma {sigma:g} as given", {"sigma": sigma}))
+    return _Exposure(image.with_(variance=variance), background, float(sigma or measured), steps)
+
+
+def _flat_background(image: Image) -> Background:
+    """A background of zero with the robust width of the image, for images that are sky-subtracted already."""
+    good = image.data[~image.bad]
+    low, middle, high = np.percentile(good, [15.865, 50, 84.135])
+    width = min(middle - low, high - middle)
+    return Background(np.zeros_like(image.data), np.full_like(image.data, width), None)
+
+
+def _scaled_sigma(ref: _Exposure, aligned: Aligned) -> float:
+    """The reference's background sigma on the new grid: it scales as its variance did, not as resampling smooths."""
+    before, after = ref.image.variance, aligned.image.variance
+    inside = aligned.footprint & np.isfinite(after) & (after > 0)
+    if before is None or not inside.any():
+        msg = f"{ref.image.name}: no usable pixel of the reference falls on the science image"
+        raise InputError(msg)
+    if before is after:
+        return ref.sigma
+    usable = ~ref.image.bad & np.isfinite(before)
+    return float(ref.sigma * np.sqrt(np.median(after[inside]) / np.median(before[usable])))
+
+
+def _psfs(
+    science: Image, reference: Image, stars: list[np.ndarray], given: Given, config: SubtractConfig
+) -> tuple[tuple[PSF, PSF], list[Step]]:
+    """Both PSFs: given with the call, carried by the image, or measured on its stars."""
+    asked = {"science": given.psf_science, "reference": given.psf_reference}
+    images = {"science": science, "reference": reference}
+    fixed: dict[str, PSF] = {}
+    for role, spec in asked.items():
+        spec = images[role].psf if spec is None else spec
+        if spec is not None:
+            centre = (images[role].shape[0] - 1) / 2, (images[role].shape[1] - 1) / 2
+            fixed[role] = read_psf(spec, y=centre[0], x=centre[1])
+    measured: dict[str, PSF] = {}
+    if len(fixed) < 2:
+        wanted = [role for role in asked if role not in fixed]
+        measured = measure_psf_pair(science, reference, *stars, size=config.psf_size, roles=tuple(wanted))
+    both = fixed | measured
+    steps = []
+    for role in asked:
+        psf = both[role]
+        how = f"measured on {psf.n_stars} stars ({psf.origin})" if role in measured else f"given ({psf.origin})"
+        text = f"{role}: PSF {how}, FWHM {psf.fwhm:.2f} px"
+        steps.append(Step("psf", text, {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual}))
+    return (both["science"], both["reference"]), steps
+
+
+def _ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
+    """Tell what the flux ratio is and where it comes from."""
+    if given.flux_ratio is None:
+        return [ratio.step]
+    text = f"F_n / F_r = {given.flux_ratio:g} as given (measured {ratio.beta:.5g} +- {ratio.beta_error:.2g})"
+    return [Step("flux ratio", text, {"beta": given.flux_ratio})]
+
+
+def _register(
+    aligned: Aligned, ratio: FluxRatio, psf: PSF, config: SubtractConfig, given: Given
+) -> tuple[np.ndarray, tuple[float, float], list[Step]]:
+    """Remove the mean registration offset as a Fourier phase; what scatter remains is astrometric noise."""
+    data = aligned.image.data
+    scatter = (ratio.scatter_y, ratio.scatter_x)
+    if not np.all(np.isfinite(scatter)):
+        scatter = aligned.scatter or (0.0, 0.0)
+    if given.astrometric_error is not None:
+        text = f"astrometric error {given.astrometric_error[0]:g}, {given.astrometric_error[1]:g} px (y, x) as given"
+        return data, given.astrometric_error, [Step("registration", text, {})]
+    if config.registration == "none":
+        return data, (0.0, 0.0), [Step("registration", "offset and scatter ignored, as asked", {})]
+    dy, dx = ratio.dy, ratio.dx
+    known = np.isfinite(dy) and np.isfinite(dx)
+    error = (float(scatter[0]), float(scatter[1]))
+    if config.registration == "noise" or not known or max(abs(dy), abs(dx)) < MIN_SHIFT:
+        if known:
+            error = (float(np.hypot(error[0], dy)), float(np.hypot(error[1], dx)))
+        text = f"offset y {dy:+.3f}, x {dx:+.3f} px left in place; astrometric error {error[0]:.3f}, {error[1]:.3f} px"
+        return data, error, [Step("registration", text, {"dy": dy, "dx": dx})]
+    text = (
+        f"reference moved by y {dy:+.3f}, x {dx:+.3f} px (Fourier phase); "
+        f"astrometric error {error[0]:.3f}, {error[1]:.3f} px from the scatter of {ratio.n_stars} stars"
+    )
+    return _shifted(aligned.image, dy, dx, psf), error, [Step("registration", text, {"dy": dy, "dx": dx})]
+
+
+def _shifted(image: Image, dy: float, dx: float, psf: PSF) -> np.ndarray:
+    """Move an image by a fraction of a pixel: holes and edges filled, a phase in Fourier space, holes put back."""
+    from scipy import fft
+
+    ny, nx = image.shape
+    padded = padded_shape(image.shape, psf.data.shape[0], lambda n: fft.next_fast_len(n, real=True))
+    bad = np.ones((1, *padded), np.uint8)
+    bad[0, :ny, :nx] = image.bad
+    frame = np.zeros((1, *padded), image.data.dtype)
+    frame[0, :ny, :nx] = np.where(image.bad, 0, image.data)
+    sigma = max(psf.fwhm / 2.3548, 0.7)
+    filled = fill_masked(frame, bad, sigma, int(np.ceil(3 * sigma)))
+    moved = fft.irfft2(fft.rfft2(filled[0]) * shift_phase(padded, dy, dx), s=padded)[:ny, :nx]
+    return np.where(image.bad, np.nan, moved).astype(image.data.dtype)
+
+
+def _flags(science: Image, aligned: Aligned) -> np.ndarray:
+    """Pixel flags of the pair: what is bad, saturated or missing in which image."""
+    flags = np.zeros(science.shape, np.uint8)
+    reference = aligned.image
+    for image, bad, saturated in (
+        (science, PixelFlag.BAD_SCIENCE, PixelFlag.SATURATED_SCIENCE),
+        (reference, PixelFlag.BAD_REFERENCE, PixelFlag.SATURATED_REFERENCE),
+    ):
+        mask = image.mask if image.mask is not None else np.zeros(image.shape, np.uint8)
+        lost = (mask & ~np.uint8(_SATURATED) != 0) | (~np.isfinite(image.data) & (mask == 0))
+        if image is reference:
+            lost &= aligned.footprint
+        flags[lost] |= int(bad)
+        flags[mask & _SATURATED != 0] |= int(saturated)
+    flags[~aligned.footprint] |= int(PixelFlag.NO_DATA)
+    return flags
+
+
+def _zero_point(science: Image, reference: Image, beta: float) -> tuple[float | None, list[Step]]:
+    """The science zero point; from the reference's and the flux ratio where its own is missing."""
+    if science.zero_point is not None or reference.zero_point is None or not beta > 0:
+        return science.zero_point, []
+    zero_point = reference.zero_point + 2.5 * float(np.log10(beta))
+    text = f"science: zero point {zero_point:.3f} from the reference's {reference.zero_point:.3f} and the flux ratio"
+    return zero_point, [Step("zero point", text, {"zero_point": zero_point})]

@@ -1,0 +1,128 @@
+"""One frozen configuration per stage, to and from TOML; unknown keys are refused with the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from astrid_gpu.errors import ConfigError
+
+__all__ = ["DetectConfig", "SubtractConfig", "from_mapping", "read_toml", "to_mapping"]
+
+_C = TypeVar("_C")
+
+
+def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
+    if value not in allowed:
+        msg = f"{name} must be one of {', '.join(repr(a) for a in allowed)}; got {value!r}"
+        raise ConfigError(msg)
+
+
+@dataclass(frozen=True)
+class SubtractConfig:
+    """How `subtract` prepares and differences a pair.
+
+    Parameters
+    ----------
+    method : {"zogy", "classic", "classic-fit"}
+        Proper subtraction; N - R / beta; or N - (scale R + offset) fitted to the pixels.
+    align : {"auto", "wcs", "stars", "none"}
+        How the reference comes to the science grid: "auto" uses the WCS of both where they have one, else stars.
+    background : bool
+        Subtract a mesh background from both images. Switch it off only for sky-subtracted images.
+    box : int or None
+        Side of a background box in pixels; None chooses it from the image and the PSF.
+    psf_size : int or None
+        Odd side of measured PSF stamps; None takes about 8 FWHM.
+    registration : {"shift", "noise", "none"}
+        What to do with the registration measured on stars: remove the mean shift and count the scatter as
+        astrometric noise; only count both as noise; or nothing.
+    renormalise : {"global", "none"}
+        Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
+        where the noise model does not hold, as after resampling. The raw width is reported either way.
+    backend : str
+        See `get_backend`.
+    dtype : {"float32", "float64"} or None
+        Type to compute in; None follows the backend.
+    """
+
+    method: str = "zogy"
+    align: str = "auto"
+    background: bool = True
+    box: int | None = None
+    psf_size: int | None = None
+    registration: str = "shift"
+    renormalise: str = "global"
+    backend: str = "auto"
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        _choice("method", self.method, ("zogy", "classic", "classic-fit"))
+        _choice("align", self.align, ("auto", "wcs", "stars", "none"))
+        _choice("registration", self.registration, ("shift", "noise", "none"))
+        _choice("renormalise", self.renormalise, ("global", "none"))
+        _choice("dtype", self.dtype, (None, "float32", "float64"))
+        for name, least in (("box", 8), ("psf_size", 5)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                msg = f"{name} must be None or a whole number of pixels, at least {least}; got {value!r}"
+                raise ConfigError(msg)
+
+
+@dataclass(frozen=True)
+class DetectConfig:
+    """How `detect` finds candidates: the threshold in sigma of S_corr, the signs, the extractor, the cutout side."""
+
+    threshold: float = 5.0
+    polarity: str = "both"
+    extractor: str = "peaks"
+    size: int = 63
+
+    def __post_init__(self) -> None:
+        _choice("polarity", self.polarity, ("positive", "negative", "both"))
+        _choice("extractor", self.extractor, ("peaks", "sep", "photutils"))
+        if not self.threshold > 0:
+            msg = f"threshold must be positive (sigma of S_corr), got {self.threshold!r}"
+            raise ConfigError(msg)
+        if self.size < 3 or self.size % 2 == 0:
+            msg = f"size must be an odd number of pixels, at least 3; got {self.size!r}"
+            raise ConfigError(msg)
+
+
+def from_mapping(kind: type[_C], values: dict[str, Any], *, where: str = "") -> _C:
+    """Build a configuration from a mapping.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown (the nearest valid one is named) or a value impossible.
+    """
+    known = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            msg = f"unknown option {key!r}{f' in {where}' if where else ''}{hint} Known: {', '.join(known)}"
+            raise ConfigError(msg)
+    return kind(**values)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return the fields of a configuration that are not None, ready for TOML or JSON."""
+    return {key: value for key, value in asdict(config).items() if value is not None}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file, with the file and line in the error where it is broken."""
+    try:
+        with Path(path).open("rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError as exc:
+        msg = f"no configuration file at {path}"
+        raise ConfigError(msg) from exc
+    except tomllib.TOMLDecodeError as exc:
+        msg = f"{path} is not valid TOML: {exc}"
+        raise ConfigError(msg) from exc

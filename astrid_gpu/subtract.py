@@ -1,0 +1,347 @@
+"""`subtract` and `subtract_stack`: from exposures to differences, with every estimate made on the way written down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
+from astrid_gpu.backends import Backend, get_backend, library_of
+from astrid_gpu.config import SubtractConfig, from_mapping
+from astrid_gpu.engine.classic import classic
+from astrid_gpu.engine.zogy import zogy
+from astrid_gpu.errors import AstridGpuError, ConfigError, DeviceMemoryError, InputError
+from astrid_gpu.image import Image
+from astrid_gpu.io import as_image
+from astrid_gpu.results import Difference, Step
+
+__all__ = ["subtract", "subtract_stack"]
+
+_log = logging.getLogger("astrid_gpu")
+_FRAMES_PER_IMAGE = 24  # float32-equivalent frames the engine holds per image at its peak
+_MIN_PIXELS = 500  # fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent
+
+
+def subtract(
+    science: Any,
+    reference: Any,
+    *,
+    psf_science: Any = None,
+    psf_reference: Any = None,
+    mask_science: Any = None,
+    mask_reference: Any = None,
+    variance_science: Any = None,
+    variance_reference: Any = None,
+    sigma_science: float | None = None,
+    sigma_reference: float | None = None,
+    flux_ratio: float | None = None,
+    astrometric_error: tuple[float, float] | None = None,
+    config: SubtractConfig | None = None,
+    **options: Any,
+) -> Difference:
+    """Find what changed between two exposures of a field.
+
+    Whatever is not given is estimated from the pixels, and said in the result's `steps`: saturation, background,
+    noise, registration, both PSFs, the flux ratio. Use `zogy` for arrays of which all that is known.
+
+    Parameters
+    ----------
+    science, reference : array, Image, CCDData, NDData, (data, wcs), HDU or path
+        Two-dimensional. The output grid is the science image's; the reference is brought to it.
+    psf_science, psf_reference : array, PSF, path or str, optional
+        A stamp, a FITS or PSFEx file, or "gaussian:FWHM", "moffat:FWHM,BETA". Measured on stars if not given.
+    mask_science, mask_reference : bool or integer array, optional
+        Nonzero = bad, added to what the image brings.
+    variance_science, variance_reference : array, optional
+        Variance per pixel. Default: the image's own, else from gain and read noise, else from the pixels.
+    sigma_science, sigma_reference : float, optional
+        Background standard deviation.
+    flux_ratio : float, optional
+        beta = F_n / F_r. Measured on matched stars if not given.
+    astrometric_error : (float, float), optional
+        1-sigma registration noise in y and x, pixels.
+    config : SubtractConfig, optional
+    **options
+        Fields of `SubtractConfig`: method, align, background, box, psf_size, registration, renormalise, backend,
+        dtype.
+
+    Returns
+    -------
+    Difference
+        In the science image's flux unit (F_n = 1), NumPy arrays, NaN where masked.
+
+    Raises
+    ------
+    InputError, FitsError, PsfError, WcsError, ShapeMismatchError, AlignmentError, ConfigError
+        Naming what was given, what is allowed and what to do.
+    TypeError
+        A device array was given: the estimates run on the host, and nothing is copied unasked. Use `zogy`.
+
+    Notes
+    -----
+    Cost on the CPU: the engine's FFTs (see `zogy`) plus background, star finding and, where the grids differ,
+    resampling.
+
+    References
+    ----------
+    .. [1] Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27.
+
+    Examples
+    --------
+    >>> import astrid_gpu as ag
+    >>> field = ag.simulate.pair(seed=1)
+    >>> diff = ag.subtract(field.science, field.reference)
+    >>> diff.score_corr.shape == field.science.shape
+    True
+    """
+    settings = _settings(config, options)
+    images = [
+        _load(image, name, mask, variance)
+        for image, name, mask, variance in (
+            (science, "science", mask_science, variance_science),
+            (reference, "reference", mask_reference, variance_reference),
+        )
+    ]
+    given = Given(psf_science, psf_reference, sigma_science, sigma_reference, flux_ratio, astrometric_error)
+    pair = PairPreparer(images[1], settings, given).prepare(images[0])
+    return _difference([pair], settings)[0]
+
+
+def subtract_stack(
+    images: Iterable[Any],
+    reference: Any,
+    *,
+    batch: int | str = "auto",
+    on_error: str = "raise",
+    config: SubtractConfig | None = None,
+    psf_science: Any = None,
+    psf_reference: Any = None,
+    **options: Any,
+) -> Iterator[Difference | AstridGpuError]:
+    """Subtract one reference from many science images, in order and in bounded memory.
+
+    Parameters
+    ----------
+    images : iterable of anything `subtract` takes as science, or an array (n, ny, nx)
+    reference : as in `subtract`
+        Its own stages run once.
+    batch : int or "auto"
+        Images differenced at a time; "auto" takes what a quarter of the free memory holds, 16 at most.
+    on_error : {"raise", "return"}
+        "return" puts the error in the place of an image that cannot be subtracted, and goes on.
+    config, psf_science, psf_reference, **options
+        As in `subtract`.
+
+    Yields
+    ------
+    Difference
+        One for each image, in order.
+
+    Raises
+    ------
+    ConfigError
+        `batch` or `on_error` is impossible.
+    """
+    if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+        msg = f"batch must be 'auto' or a number of images, at least 1; got {batch!r}"
+        raise ConfigError(msg)
+    if on_error not in ("raise", "return"):
+        msg = f"on_error must be 'raise' or 'return', got {on_error!r}"
+        raise ConfigError(msg)
+    settings = _settings(config, options)
+    given = Given(psf_science, psf_reference)
+    preparer = PairPreparer(_load(reference, "reference", None, None), settings, given)
+    return _stream(images, preparer, settings, batch, on_error)
+
+
+def _stream(
+    images: Iterable[Any], preparer: PairPreparer, settings: SubtractConfig, batch: int | str, on_error: str
+) -> Iterator[Difference | AstridGpuError]:
+    """Prepare images one by one, difference them batch by batch, keep their order."""
+    waiting: list[Pair | AstridGpuError] = []
+    for number, image in enumerate(images):
+        try:
+            waiting.append(preparer.prepare(_load(image, f"image {number}", None, None)))
+        except AstridGpuError as exc:
+            if on_error == "raise":
+                raise
+            waiting.append(exc)
+        first = next((p for p in waiting if isinstance(p, Pair)), None)
+        size = batch if isinstance(batch, int) else _auto_batch(first, settings)
+        if len(waiting) >= size:
+            yield from _flush(waiting, settings)
+            waiting = []
+    yield from _flush(waiting, settings)
+
+
+def _flush(waiting: list[Pair | AstridGpuError], settings: SubtractConfig) -> Iterator[Difference | AstridGpuError]:
+    """Difference what waits, images of one shape together, and yield in order."""
+    results: dict[int, Difference | AstridGpuError] = {
+        i: item for i, item in enumerate(waiting) if not isinstance(item, Pair)
+    }
+    shapes = {item.science.shape for item in waiting if isinstance(item, Pair)}
+    for shape in sorted(shapes):
+        chosen = [i for i, p in enumerate(waiting) if isinstance(p, Pair) and p.science.shape == shape]
+        pairs = [p for p in waiting if isinstance(p, Pair) and p.science.shape == shape]
+        results.update(zip(chosen, _difference(pairs, settings), strict=True))
+    for i in range(len(waiting)):
+        yield results[i]
+
+
+def _auto_batch(pair: Pair | None, settings: SubtractConfig) -> int:
+    """Return the images that fit a quarter of the free memory, between 1 and 16."""
+    if pair is None:
+        return 16
+    need = _FRAMES_PER_IMAGE * 4 * pair.science.size
+    return int(np.clip(get_backend(settings.backend).free_memory() // (4 * need), 1, 16))
+
+
+def _settings(config: SubtractConfig | None, options: dict[str, Any]) -> SubtractConfig:
+    """Return the configuration with the keyword options on top."""
+    base = {} if config is None else {k: getattr(config, k) for k in SubtractConfig.__dataclass_fields__}
+    name = options.get("backend")
+    if name is not None and not isinstance(name, str):
+        options = options | {"backend": name.name}
+    return from_mapping(SubtractConfig, base | options, where="subtract()")
+
+
+def _load(image: Any, role: str, mask: Any, variance: Any) -> Image:
+    """Return an Image with the caller's mask and variance added."""
+    if library_of(image) == "cupy":
+        msg = f"{role} is on a GPU, but subtract() estimates on the host; call .get() on it, or use zogy() for device arrays"
+        raise TypeError(msg)
+    loaded = as_image(image)
+    if loaded.name == "image":
+        loaded = loaded.with_(name=role)
+    if mask is not None:
+        extra = np.asarray(mask) != 0
+        merged = extra if loaded.mask is None or extra.shape != loaded.shape else extra | (loaded.mask != 0)
+        loaded = loaded.with_(mask=merged.astype(np.uint8))
+    if variance is not None:
+        loaded = loaded.with_(variance=np.asarray(variance))
+    return loaded
+
+
+def _difference(pairs: list[Pair], settings: SubtractConfig) -> list[Difference]:
+    """Difference prepared pairs of one shape in one call to the engine, halving the batch if memory runs out."""
+    backend = get_backend(settings.backend)
+    profile: dict[str, float] = {}
+    with timed(profile, "subtraction"):
+        try:
+            result = _run_engine(pairs, settings, backend)
+        except MemoryError as exc:
+            if len(pairs) == 1:
+                msg = f"one image of {pairs[0].science.shape} does not fit the memory of backend {backend.name}"
+                raise DeviceMemoryError(msg) from exc
+            half = len(pairs) // 2
+            _log.warning("out of memory with %d images; going on with %d at a time", len(pairs), half)
+            return _difference(pairs[:half], settings) + _difference(pairs[half:], settings)
+    seconds = profile["subtraction"] / len(pairs)
+    return [_finish(pair, result, i, settings, seconds) for i, pair in enumerate(pairs)]
+
+
+def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -> Difference:
+    """Stack the pairs and call the engine; a reference that all share is passed once."""
+    science = np.stack([p.science for p in pairs])
+    shared = all(p.reference is pairs[0].reference for p in pairs)
+    reference = pairs[0].reference if shared else np.stack([p.reference for p in pairs])
+    flags = np.stack([p.flags for p in pairs])
+    sigma = {
+        "sigma_science": np.array([p.sigma_science for p in pairs]),
+        "sigma_reference": np.array([p.sigma_reference for p in pairs]),
+    }
+    common = {"mask": flags, "backend": backend, "dtype": settings.dtype}
+    beta = np.array([p.flux_ratio for p in pairs])
+    if settings.method != "zogy":
+        return classic(science, reference, scale=beta, fit=settings.method == "classic-fit", **sigma, **common)
+    return zogy(
+        science,
+        reference,
+        _stack_psfs([p.psf_science.data for p in pairs]),
+        _stack_psfs([p.psf_reference.data for p in pairs]),
+        **sigma,
+        flux_science=1.0,
+        flux_reference=1 / beta,
+        variance_science=np.stack([p.variance_science for p in pairs]),
+        variance_reference=np.stack([p.variance_reference for p in pairs]),
+        astrometric_error=np.array([p.astrometric_error for p in pairs]),
+        outputs=("difference", "score", "score_corr", "flux"),
+        **common,
+    )
+
+
+def _stack_psfs(stamps: list[np.ndarray]) -> np.ndarray:
+    """Return odd stamps of different sides as one stack, zero-padded about their middle; one if all are the same."""
+    if all(stamp is stamps[0] for stamp in stamps):
+        return stamps[0][None]
+    side = np.max([stamp.shape for stamp in stamps], axis=0)
+    out = np.zeros((len(stamps), *side))
+    for i, stamp in enumerate(stamps):
+        y, x = (side - stamp.shape) // 2
+        out[i, y : y + stamp.shape[0], x : x + stamp.shape[1]] = stamp
+    return out
+
+
+def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, seconds: float) -> Difference:
+    """Take image `i` out of the engine's result, fix its noise, and attach what is known."""
+    maps = {
+        name: None if getattr(result, name) is None else getattr(result, name)[i]
+        for name in ("difference", "score", "score_corr", "flux", "flux_error", "mask")
+    }
+    psf = result.psf
+    if psf is not None and psf.ndim == 3:
+        psf = psf[i if len(psf) > 1 else 0]
+    scale = float(np.broadcast_to(result.flux_scale, (i + 1,))[i]) if np.ndim(result.flux_scale) else result.flux_scale
+    steps = [*pair.steps, *_calibrate_width(maps, settings, pair.metrics)]
+    steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
+    pair.metrics["profile"]["subtraction"] = seconds
+    diff = Difference(
+        **maps,
+        psf=psf,
+        flux_scale=scale,
+        wcs=pair.wcs,
+        zero_point=pair.zero_point,
+        backend=result.backend,
+        method=settings.method,
+        steps=tuple(steps),
+        metrics=pair.metrics,
+        science=pair.science,
+        reference=pair.reference,
+        meta=pair.meta,
+    )
+    diff.metrics["masked"] = float(np.mean(np.isnan(diff.difference)))
+    if diff.flux_error is not None:
+        diff.metrics["limiting_flux"] = float(np.nanmedian(diff.limiting_flux(5.0)))
+        diff.metrics["limiting_magnitude"] = diff.limiting_magnitude(5.0)
+    return diff
+
+
+def _calibrate_width(maps: dict[str, Any], settings: SubtractConfig, metrics: dict[str, Any]) -> list[Step]:
+    """Measure the width of S_corr on clean pixels; divide by it if asked. The raw value is always reported."""
+    score = maps["score_corr"]
+    if score is None:
+        return []
+    clean = score[(maps["mask"] == 0) & np.isfinite(score)]
+    if clean.size < _MIN_PIXELS:
+        clean = score[np.isfinite(score)]
+    if clean.size == 0:
+        msg = "no pixel of the difference is usable: the masks and the footprints of the two images leave none"
+        raise InputError(msg)
+    low, middle, high = np.percentile(clean, [15.865, 50, 84.135])
+    width = float(high - low) / 2
+    metrics |= {"score_corr_median": float(middle), "score_corr_std_raw": width, "score_corr_std": width}
+    text = f"S_corr on {clean.size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
+    enough = clean.size >= _MIN_PIXELS and width > 0
+    if settings.renormalise == "global" and enough:
+        maps["score_corr"] = score / score.dtype.type(width)
+        if maps["flux_error"] is not None:
+            maps["flux_error"] = maps["flux_error"] * score.dtype.type(width)
+        metrics |= {"score_corr_std": 1.0, "renormalise_factor": width}
+        text += "; divided by it"
+    else:
+        metrics["renormalise_factor"] = 1.0
+        text += "" if settings.renormalise == "none" else "; too few to renormalise by"
+    return [Step("calibration", text, {"median": float(middle), "width": width})]
