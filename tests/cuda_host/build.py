@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -38,7 +39,7 @@ FLAGS = (
     "-Wno-unused-function",
     "-Wno-unused-variable",
 )
-UBSAN = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
+UBSAN = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")  # a trap becomes a RuntimeError with the line
 ASAN = ("-fsanitize=address", "-fno-omit-frame-pointer")
 _LOCK = threading.Lock()  # the scheduler keeps its state in globals
 
@@ -126,6 +127,18 @@ def _compile(text: str, stem: str, command: list[str]) -> Path:
     return library
 
 
+def _with_line(error: str, library: Path) -> str:
+    """Put the source line in place of the offset of a crash, where addr2line is installed."""
+    found = re.search(r"@(\d+)", error)
+    tool = shutil.which("addr2line")
+    if found is None or tool is None:
+        return error
+    command = [tool, "-e", str(library), hex(int(found[1]))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    place = done.stdout.strip().rsplit("/", 1)[-1]
+    return error.replace(found[0], f"at {place or 'an unknown line'}")
+
+
 def asan_environment() -> dict[str, str]:
     """Return the environment for a Python process that loads kernels built with `ASAN`."""
     path = subprocess.run(
@@ -147,7 +160,7 @@ class HostModule:
         if name not in self.signatures:
             msg = f"{self.path.stem} has no kernel {name!r}; it has {', '.join(self.signatures)}"
             raise AttributeError(msg)
-        return HostKernel(name, self.signatures[name], getattr(self._library, f"launch_{name}"))
+        return HostKernel(name, self.signatures[name], getattr(self._library, f"launch_{name}"), self.path)
 
 
 class HostKernel:
@@ -157,10 +170,11 @@ class HostKernel:
     depend on it, except the order in which an atomic counter hands out places.
     """
 
-    def __init__(self, name: str, parameters: tuple[Parameter, ...], function: Any) -> None:
+    def __init__(self, name: str, parameters: tuple[Parameter, ...], function: Any, library: Path) -> None:
         self.name = name
         self.parameters = parameters
         self._function = function
+        self._library = library
         function.restype = ctypes.c_char_p
 
     def __call__(
@@ -188,7 +202,7 @@ class HostKernel:
                 pointers,
             )
         if error:
-            msg = f"{self.name}: {error.decode()}"
+            msg = f"{self.name}: {_with_line(error.decode(), self._library)}"
             raise RuntimeError(msg)
 
     @staticmethod

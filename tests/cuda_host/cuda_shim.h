@@ -16,6 +16,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "crash.h"
 #include "fibers.h"
 #include "intrinsics.h"
 
@@ -274,6 +275,17 @@ inline void set_up(std::uint64_t seed, std::size_t shared_bytes) {
   for (unsigned i = 0; i < 32; ++i) state.lane_order[i] = seed == 1 ? 31 - i : i;
 }
 
+inline std::vector<std::uint64_t> block_order(std::uint64_t seed) {
+  std::vector<std::uint64_t> blocks(std::uint64_t(state.grid.x) * state.grid.y * state.grid.z);
+  for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = seed == 1 ? blocks.size() - 1 - i : i;
+  if (seed > 1) shuffle(blocks.begin(), static_cast<unsigned>(blocks.size()));
+  return blocks;
+}
+
+inline std::string text(const uint3& at) {
+  return std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z);
+}
+
 // Run `body` (a kernel bound to its arguments) over the grid; returns nullptr, or what went wrong.
 template <class Body>
 const char* launch(dim3 grid, dim3 block, std::size_t shared_bytes, std::uint64_t seed, const Body& body) {
@@ -284,18 +296,20 @@ const char* launch(dim3 grid, dim3 block, std::size_t shared_bytes, std::uint64_
   set_up(seed, shared_bytes);
   state.body = &body;
   state.call_body = [](const void* p) { (*static_cast<const Body*>(p))(); };
-  std::vector<std::uint64_t> blocks(std::size_t(grid.x) * grid.y * grid.z);
-  for (std::size_t i = 0; i < blocks.size(); ++i) blocks[i] = seed == 1 ? blocks.size() - 1 - i : i;
-  if (seed > 1) shuffle(blocks.begin(), static_cast<unsigned>(blocks.size()));
-  for (std::uint64_t i : blocks) {
-    const std::uint64_t row = i / grid.x;
-    state.block_index = {unsigned(i % grid.x), unsigned(row % grid.y), unsigned(row / grid.y)};
-    if (run_block()) continue;
-    const uint3& at = state.block_index;
-    state.error += " [block " + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) + "]";
-    return state.error.c_str();
+  CrashGuard guard;
+  if (sigsetjmp(guard.escape, 1) != 0) {
+    fail(std::string(signal_meaning(CrashGuard::signal_number)) + " @" + std::to_string(CrashGuard::offset) +
+         " [thread " + text(state.current->index) + "]");
+  } else {
+    for (std::uint64_t i : block_order(seed)) {
+      const std::uint64_t row = i / grid.x;
+      state.block_index = {unsigned(i % grid.x), unsigned(row % grid.y), unsigned(row / grid.y)};
+      if (!run_block()) break;
+    }
   }
-  return nullptr;
+  if (state.error.empty()) return nullptr;
+  state.error += " [block " + text(state.block_index) + "]";
+  return state.error.c_str();
 }
 
 inline unsigned barrier(const Site& site, bool predicate) {
