@@ -21,7 +21,7 @@ def find_peaks(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Find the peaks of a stack; contract in `astrid_gpu.ops.peaks.find_peaks`. One number and the peaks come back."""
     found = local_maxima(ctx, images, threshold, mask, both)
-    return select_peaks(images, mask, found, min_separation, xp=ctx.xp)
+    return select_peaks(images, mask, found, min_separation, both, xp=ctx.xp)
 
 
 def local_maxima(ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, *, capacity: int = 0) -> Maxima:
