@@ -1,0 +1,263 @@
+"""`flux_ratio`: beta = F_n / F_r, the sky offset gamma, and the registration offset of a pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.image import PSF, Image
+from astrid_gpu.ops.flux import LineFit, MatchedSamples, fit_line, matched_samples, robust_mean
+from astrid_gpu.ops.noise import clipped_statistics
+from astrid_gpu.results import Step
+from astrid_gpu.stars import StarFlag, match_stars
+
+__all__ = ["FluxRatio", "flux_ratio"]
+
+_UNUSABLE = int(StarFlag.EDGE | StarFlag.BAD_PIXEL | StarFlag.SATURATED | StarFlag.SHARP)
+_MAX_LOST = 0.02  # part of a PSF on bad pixels or off the frame that a place may lose
+_MIN_FOR_OFFSET = 6  # places from which the sky offset gamma is fitted too
+_UNKNOWN_ERROR = 0.5  # fractional error of a flux ratio nothing is known about
+
+
+@dataclass(frozen=True)
+class FluxRatio:
+    """How two registered images compare.
+
+    Parameters
+    ----------
+    beta : float
+        F_n / F_r: counts in the science image per count in the reference.
+    beta_error : float
+    gamma : float
+        Sky offset left in the science image: N = beta R + gamma, unit of the science image.
+    n_stars : int
+        Places that carry weight in the fit; 0 for an estimate without stars.
+    dy, dx : float
+        Robust mean offset, science minus reference, pixels; 0 if it could not be measured.
+    scatter_y, scatter_x : float
+        Scatter of the offsets from place to place beyond their measuring errors, pixels.
+    intrinsic : float
+        Fractional scatter of the ratios beyond the photon noise: PSF errors, flat fields, variables.
+    method : str
+        "stars", "pixels", "zero points", "exposure times" or "assumed".
+    step : Step
+    """
+
+    beta: float
+    beta_error: float
+    gamma: float
+    n_stars: int
+    dy: float
+    dx: float
+    scatter_y: float
+    scatter_x: float
+    intrinsic: float
+    method: str
+    step: Step
+
+
+def flux_ratio(
+    science: Image,
+    reference: Image,
+    psf_science: PSF,
+    psf_reference: PSF,
+    stars_science: np.ndarray,
+    stars_reference: np.ndarray,
+    variance_science: Any = None,
+    variance_reference: Any = None,
+    *,
+    mask: np.ndarray | None = None,
+    min_snr: float = 20.0,
+    max_stars: int = 400,
+) -> FluxRatio:
+    r"""Measure the flux ratio and the offset of a registered pair on the sources common to both.
+
+    Both images are convolved with the other's PSF and compared at the sources (`ops.flux.matched_samples`):
+
+    .. math:: (N \otimes P_r)(x_i) = \beta\, (R \otimes P_n)(x_i) + \gamma
+
+    fitted with errors in both and Tukey weights (`ops.flux.fit_line`). Blends and static galaxies obey the same
+    relation as stars, so crowding does no harm; variables, cosmic rays and bad matches are outvoted.
+
+    Parameters
+    ----------
+    science, reference : Image
+        Registered to a fraction of the FWHM and background-subtracted.
+    psf_science, psf_reference : PSF
+    stars_science, stars_reference : structured arrays of `find_stars`
+    variance_science, variance_reference : array (ny, nx) or float, optional
+        Default: that of the images' blank sky.
+    mask : bool array (ny, nx), optional
+        True = pixels not to use, besides those the images mark bad (saturated ones, say).
+    min_snr : float
+        Least S/N of a source in either image; lowered to 7 if fewer than 3 sources reach it.
+    max_stars : int
+        The brightest so many are used.
+
+    Returns
+    -------
+    FluxRatio
+        Without a usable source: from all bright pixels; without those, from the zero points, then the exposure
+        times, of both; without those beta = 1 with a large error. `method` and `step` say which.
+
+    References
+    ----------
+    .. [1] Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27, eqs. 37-39.
+    .. [2] York et al. 2004, Am. J. Phys. 72, 367.
+    """
+    if science.shape != reference.shape:
+        msg = f"science has shape {science.shape} and reference {reference.shape}; register them to one grid first"
+        raise ShapeMismatchError(msg)
+    bad = science.bad | reference.bad
+    if mask is not None:
+        if mask.shape != science.shape:
+            msg = f"mask has shape {mask.shape}, the images {science.shape}; they must be the same"
+            raise ShapeMismatchError(msg)
+        bad = bad | mask.astype(bool)
+    pair = _Pair(science, reference, psf_science, psf_reference, variance_science, variance_reference, bad)
+    for least in (min_snr, 7.0):
+        y, x = _common_places(pair, stars_science, stars_reference, least, max_stars)
+        samples = pair.sample(y, x)
+        if len(samples.science) >= 3:
+            break
+    if len(samples.science):
+        return _from_places(pair, samples, "stars")
+    y, x = _bright_pixels(pair, max_stars)
+    samples = pair.sample(y, x)
+    if len(samples.science) >= 3:
+        return _from_places(pair, samples, "pixels")
+    return _from_headers(science, reference)
+
+
+class _Pair:
+    """The arrays of a pair, in float64 and with holes made harmless."""
+
+    def __init__(
+        self, science: Image, reference: Image, psf_n: PSF, psf_r: PSF, var_n: Any, var_r: Any, bad: np.ndarray
+    ) -> None:
+        self.names = f"{science.name} / {reference.name}"
+        self.bad = bad
+        self.n, self.r = (np.where(bad, 0.0, im.data.astype(np.float64)) for im in (science, reference))
+        self.psf_n, self.psf_r = (np.asarray(p.data, float) for p in (psf_n, psf_r))
+        self.fwhm = float(np.nanmax([psf_n.fwhm, psf_r.fwhm, 1.5]))
+        self.var_n, self.var_r = _variance(self.n, var_n, bad, science), _variance(self.r, var_r, bad, reference)
+
+    def sample(self, y: np.ndarray, x: np.ndarray) -> MatchedSamples:
+        """Sample both images at pixels (y, x), without the places that lose too much to bad pixels and edges."""
+        arrays = (self.n, self.r, self.psf_n, self.psf_r, self.var_n, self.var_r, self.bad)
+        found = matched_samples(*arrays, y, x)
+        keep = (found.lost < _MAX_LOST) & (found.variance_science > 0) & (found.variance_reference > 0)
+        return MatchedSamples(*(column[keep] for column in found))
+
+
+def _variance(data: np.ndarray, variance: Any, bad: np.ndarray, image: Image) -> np.ndarray:
+    """Return a variance map that is finite and positive."""
+    given = image.variance if variance is None else variance
+    if given is None:
+        _, sigma, _ = clipped_statistics(data[~bad])
+        given = sigma**2
+    plane = np.broadcast_to(np.asarray(given, dtype=float), data.shape)
+    usable = np.isfinite(plane) & (plane > 0)
+    if not usable.any():
+        msg = f"{image.name}: the variance has no positive, finite value"
+        raise InputError(msg)
+    return plane if usable.all() else np.where(usable, plane, np.median(plane[usable]))
+
+
+def _common_places(
+    pair: _Pair, a: np.ndarray, b: np.ndarray, min_snr: float, max_stars: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels of sources found in both images; clean stars, or all sources if those are fewer than 8."""
+    a, b = (s[((s["flags"] & _UNUSABLE) == 0) & (s["snr"] >= min_snr)] for s in (a, b))
+    ia, ib = match_stars(a, b, radius=max(1.0, 0.5 * pair.fwhm))
+    a, b = a[ia], b[ib]
+    clean = (a["flags"] == 0) & (b["flags"] == 0)
+    if clean.sum() >= 8:
+        a, b = a[clean], b[clean]
+    order = np.argsort(-np.minimum(a["snr"], b["snr"]))[:max_stars]
+    y, x = 0.5 * (a["y"] + b["y"])[order], 0.5 * (a["x"] + b["x"])[order]
+    return _whole(y, pair.n.shape[0]), _whole(x, pair.n.shape[1])
+
+
+def _whole(position: np.ndarray, side: int) -> np.ndarray:
+    return np.clip(np.rint(position), 0, side - 1).astype(np.intp)
+
+
+def _bright_pixels(pair: _Pair, max_places: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return bright pixels of the sum of both images, one FWHM or more apart, most significant first."""
+    from scipy.ndimage import gaussian_filter, maximum_filter
+
+    width = pair.fwhm / 2.3548
+    total = np.zeros(pair.n.shape)
+    for data, variance in ((pair.n, pair.var_n), (pair.r, pair.var_r)):
+        noise = np.sqrt(gaussian_filter(variance, width) / (4 * np.pi * width**2))
+        total += np.minimum(gaussian_filter(data, width) / noise, 1e4)
+    side = 2 * max(1, round(0.5 * pair.fwhm)) + 1
+    y, x = np.nonzero((total == maximum_filter(total, size=side)) & (total > 20.0) & ~pair.bad)
+    order = np.argsort(-total[y, x])[:max_places]
+    return y[order], x[order]
+
+
+def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
+    """Fit ratio and offsets to sampled places."""
+    contrast = s.reference.max() / max(s.reference.min(), 1e-300) if len(s.reference) else 1.0
+    offset_too = len(s.reference) >= _MIN_FOR_OFFSET and contrast > 2.0
+    fit = fit_line(s.reference, s.science, s.variance_reference, s.variance_science, intercept=offset_too)
+    if not (np.isfinite(fit.slope) and fit.slope > 0):
+        fit = fit_line(s.reference, s.science, s.variance_reference, s.variance_science, intercept=False)
+    dy, scatter_y = _shift(s.dy, s.dy_variance, fit)
+    dx, scatter_x = _shift(s.dx, s.dx_variance, fit)
+    n = int((fit.weights > 0.05).sum())
+    what = f"{n} of {len(s.reference)} common stars" if method == "stars" else f"{n} bright places, not matched stars"
+    text = (
+        f"{pair.names}: flux ratio {fit.slope:.5g} +- {fit.slope_error:.2g} from {what}, "
+        f"offset (dy, dx) ({dy:+.3f}, {dx:+.3f}) px, scatter ({scatter_y:.3f}, {scatter_x:.3f}) px"
+    )
+    values = {"beta": fit.slope, "beta_error": fit.slope_error, "gamma": fit.intercept, "n_stars": n, "method": method}
+    values |= {"gamma_error": fit.intercept_error, "intrinsic": fit.intrinsic}
+    values |= {"dy": dy, "dx": dx, "scatter_y": scatter_y, "scatter_x": scatter_x}
+    error = max(fit.slope_error, 0.1 * fit.slope) if len(s.reference) == 1 else fit.slope_error
+    return FluxRatio(
+        beta=fit.slope,
+        beta_error=error,
+        gamma=fit.intercept,
+        n_stars=n if method == "stars" else 0,
+        dy=dy,
+        dx=dx,
+        scatter_y=scatter_y,
+        scatter_x=scatter_x,
+        intrinsic=fit.intrinsic,
+        method=method,
+        step=Step("flux ratio", text, values),
+    )
+
+
+def _shift(offset: np.ndarray, variance: np.ndarray, fit: LineFit) -> tuple[float, float]:
+    """Return the robust mean offset along one axis and its scatter; 0, 0 if no place gives one."""
+    ok = np.isfinite(offset) & np.isfinite(variance) & (fit.weights > 0.05) & (np.abs(offset) < 3.0)
+    if not ok.any():
+        return 0.0, 0.0
+    mean, _, scatter = robust_mean(offset[ok], variance[ok])
+    return mean, scatter
+
+
+def _from_headers(science: Image, reference: Image) -> FluxRatio:
+    """Return the ratio that zero points or exposure times imply, or 1 with a large error."""
+    beta, method = 1.0, "assumed"
+    error = _UNKNOWN_ERROR
+    times = [im.meta.get("EXPTIME") for im in (science, reference)]
+    if science.zero_point is not None and reference.zero_point is not None:
+        beta, method = 10 ** (0.4 * (science.zero_point - reference.zero_point)), "zero points"
+        error = 0.05 * beta
+    elif all(isinstance(t, int | float) and t > 0 for t in times):
+        beta, method = float(times[0]) / float(times[1]), "exposure times"  # type: ignore[arg-type]
+        error = 0.2 * beta
+    text = (
+        f"{science.name} / {reference.name}: no source common to both; flux ratio {beta:.4g} +- {error:.2g} "
+        f"({method if method != 'assumed' else 'assumed: no zero points, no exposure times'}), no offset measured"
+    )
+    values = {"beta": beta, "beta_error": error, "n_stars": 0, "method": method}
+    return FluxRatio(beta, error, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, method, Step("flux ratio", text, values))

@@ -1,0 +1,293 @@
+"""Flux ratio and registration offset of two images at given places, and robust fits of them.
+
+Convolved each with the other's PSF, two images of the same sky have the same PSF (Zackay et al. 2016, eqs. 37-39):
+
+.. math:: D_n = N \\otimes P_r, \\quad D_r = R \\otimes P_n, \\quad D_n(x) = \\beta D_r(x - \\delta) + \\gamma
+
+so whatever is constant in the sky, blended or resolved, has the same ratio beta in them, and what the PSF stamps
+leave out of the far wings cancels as it does in the subtraction itself.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["LineFit", "MatchedSamples", "cut_windows", "fit_line", "matched_samples", "robust_mean"]
+
+_TUKEY = 6.0
+_TUKEY_VARIANCE = 0.967  # 1.02 (variance of the estimate over least squares) times E[w] for Gaussian residuals
+
+
+class MatchedSamples(NamedTuple):
+    """Both images at m places, under the same PSF; every array is float64 (m,)."""
+
+    science: np.ndarray
+    reference: np.ndarray
+    variance_science: np.ndarray
+    variance_reference: np.ndarray
+    lost: np.ndarray
+    dy: np.ndarray
+    dx: np.ndarray
+    dy_variance: np.ndarray
+    dx_variance: np.ndarray
+
+
+class LineFit(NamedTuple):
+    """y = slope x + intercept, its errors, the weights (0 = rejected) and the scatter beyond the errors given."""
+
+    slope: float
+    slope_error: float
+    intercept: float
+    intercept_error: float
+    weights: np.ndarray
+    intrinsic: float
+
+
+def cut_windows(image: np.ndarray, y: np.ndarray, x: np.ndarray, half: int, fill: float = 0.0) -> np.ndarray:
+    """Return the windows of side 2 `half` + 1 centred on integer pixels, shape (m, side, side), `fill` outside."""
+    padded = np.pad(image, half, constant_values=fill)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * half + 1, 2 * half + 1))
+    return windows[y, x].copy()
+
+
+def _kernels(psf: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the kernels that give value, gradient and curvature of an image convolved with `psf` at a pixel.
+
+    Each is flipped, so that a sum over window times kernel is the convolution at the window's centre.
+    """
+    ky, kx = psf.shape
+    pad = 4
+    frame = np.pad(psf, pad)
+    fy = 2j * np.pi * np.fft.fftfreq(frame.shape[0])[:, None]
+    fx = 2j * np.pi * np.fft.rfftfreq(frame.shape[1])[None, :]
+    spectrum = np.fft.rfft2(frame)
+
+    def back(factor: np.ndarray | float) -> np.ndarray:
+        full = np.fft.irfft2(spectrum * factor, frame.shape)
+        return full[pad : pad + ky, pad : pad + kx][::-1, ::-1]
+
+    return {"value": psf[::-1, ::-1], "y": back(fy), "x": back(fx), "yy": back(fy**2), "xx": back(fx**2), "xy": back(fy * fx)}
+
+
+def matched_samples(
+    science: np.ndarray,
+    reference: np.ndarray,
+    psf_science: np.ndarray,
+    psf_reference: np.ndarray,
+    variance_science: np.ndarray,
+    variance_reference: np.ndarray,
+    bad: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+) -> MatchedSamples:
+    r"""Sample D_n and D_r (see the module) and their local offset at pixels (y, x).
+
+    The offset follows from the gradients, to second order in it, H being the curvature of :math:`\beta D_r`:
+
+    .. math:: \delta = -H^{-1} (\nabla D_n - \beta \nabla D_r)
+
+    Its sign: a source of the science image lies at +delta from the same source in the reference.
+
+    Parameters
+    ----------
+    science, reference, variance_science, variance_reference : float array, shape (ny, nx)
+        Background-subtracted images and their variances; values at bad pixels are not used.
+    psf_science, psf_reference : float array, odd sides, sum 1
+    bad : bool array, shape (ny, nx)
+    y, x : int array, shape (m,)
+
+    Returns
+    -------
+    MatchedSamples
+        `lost` is the part of either PSF that falls on bad pixels or off the frame. O(m ky kx).
+    """
+    sums: dict[str, np.ndarray] = {}
+    lost = np.zeros(len(y))
+    frames = {"n": (science, variance_science, psf_reference), "r": (reference, variance_reference, psf_science)}
+    for which, (image, variance, psf) in frames.items():
+        half = max(psf.shape) // 2
+        windows = cut_windows(np.where(bad, 0.0, image), y, x, half)
+        noise = cut_windows(np.where(bad, 0.0, variance), y, x, half)
+        holes = cut_windows(bad.astype(float), y, x, half, fill=1.0)
+        for key, kernel in _kernels(_square(psf, half)).items():
+            sums[which + key] = np.einsum("mij,ij->m", windows, kernel)
+            sums["v" + which + key] = np.einsum("mij,ij->m", noise, kernel**2)
+            if key == "value":
+                lost = np.maximum(lost, np.einsum("mij,ij->m", holes, np.abs(kernel)))
+    dy, dx, var_y, var_x = _offsets(sums)
+    return MatchedSamples(
+        sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"], lost, dy, dx, var_y, var_x
+    )
+
+
+def _square(psf: np.ndarray, half: int) -> np.ndarray:
+    """Pad a stamp with zeros to the square of side 2 half + 1."""
+    grow_y, grow_x = half - psf.shape[0] // 2, half - psf.shape[1] // 2
+    return np.pad(psf, ((grow_y, grow_y), (grow_x, grow_x)))
+
+
+def _offsets(s: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Solve H delta = -(grad D_n - beta grad D_r) per place, with the error that the noise gives; NaN if flat."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        beta = s["nvalue"] / s["rvalue"]
+        gy, gx = s["ny"] - beta * s["ry"], s["nx"] - beta * s["rx"]
+        hyy, hxx, hxy = beta * s["ryy"], beta * s["rxx"], beta * s["rxy"]
+        det = hyy * hxx - hxy**2
+        usable = (beta > 0) & (hyy < 0) & (hxx < 0) & (det > 0)
+        det = np.where(usable, det, np.nan)
+        dy, dx = -(hxx * gy - hxy * gx) / det, -(hyy * gx - hxy * gy) / det
+        vy, vx = s["vny"] + beta**2 * s["vry"], s["vnx"] + beta**2 * s["vrx"]
+        var_y = (hxx**2 * vy + hxy**2 * vx) / det**2
+        var_x = (hyy**2 * vx + hxy**2 * vy) / det**2
+    return dy, dx, var_y, var_x
+
+
+def robust_mean(values: np.ndarray, variance: np.ndarray, *, n_iter: int = 30) -> tuple[float, float, float]:
+    """Return mean, its error, and the intrinsic scatter of values with known error variances.
+
+    Tukey-weighted about a median start; the scatter is what has to be added to the errors for the kept residuals
+    to have unit chi-squared, 0 if they already have. NaN for no values; a single value gives no scatter.
+    """
+    values, variance = np.asarray(values, float), np.asarray(variance, float)
+    if values.size == 0:
+        return float("nan"), float("nan"), float("nan")
+    if values.size == 1:
+        return float(values[0]), float(np.sqrt(variance[0])), 0.0
+    mean, scatter2 = float(np.median(values)), 0.0
+    spread = MAD = 1.4826 * float(np.median(np.abs(values - mean)))
+    scatter2 = max(MAD**2 - float(np.median(variance)), 0.0)
+    weights = np.ones(values.size)
+    for _ in range(n_iter):
+        total = variance + scatter2
+        weights = _tukey((values - mean) / np.sqrt(np.maximum(total, 1e-300)))
+        w = weights / np.maximum(total, 1e-300)
+        new = float((w * values).sum() / w.sum()) if w.sum() > 0 else mean
+        scatter2 = _extra_variance(values - new, variance, np.ones(values.size), weights, n_fit=1)
+        done, mean = abs(new - mean) < 1e-6 * max(spread, 1e-12), new
+        if done:
+            break
+    total = np.maximum(variance + scatter2, 1e-300)
+    error = np.sqrt(_TUKEY_VARIANCE / max((weights / total).sum(), 1e-300))
+    return mean, float(error), float(np.sqrt(scatter2))
+
+
+def _tukey(residual: np.ndarray) -> np.ndarray:
+    """Biweight for residuals in units of their errors: 1 at 0, 0 beyond 6."""
+    return np.where(np.abs(residual) < _TUKEY, (1.0 - (residual / _TUKEY) ** 2) ** 2, 0.0)
+
+
+def _extra_variance(
+    residual: np.ndarray, variance: np.ndarray, shape: np.ndarray, weights: np.ndarray, n_fit: int
+) -> float:
+    """Return s² with sum w r² / (variance + s² shape) = expected, by bisection; 0 if the errors suffice."""
+    kept = weights > 0.05
+    n = int(kept.sum())
+    if n <= n_fit:
+        return 0.0
+    r2, v, f = residual[kept] ** 2, np.maximum(variance[kept], 1e-300), np.maximum(shape[kept], 1e-300)
+    target = float(n - n_fit)
+    if (r2 / v).sum() <= target:
+        return 0.0
+    low, high = 0.0, float((r2 / f).max() * n / max(target, 1.0))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if (r2 / (v + middle * f)).sum() > target else (low, middle)
+    return 0.5 * (low + high)
+
+
+def fit_line(
+    x: np.ndarray, y: np.ndarray, variance_x: np.ndarray, variance_y: np.ndarray, *, intercept: bool = True
+) -> LineFit:
+    """Fit y = slope x + intercept with errors in both, robust against up to 30-40 % outliers.
+
+    The start is the weighted median of ratios (or of slopes between places); then York's (2004) solution for errors
+    in both coordinates with Tukey weights (c = 6), and a fractional scatter of y beyond the errors (flat fields,
+    PSF errors) raised until the kept residuals have unit chi-squared.
+
+    Parameters
+    ----------
+    x, y, variance_x, variance_y : float array, shape (m,), m >= 1, variances positive
+
+    Returns
+    -------
+    LineFit
+        Errors are those of the weighted fit, intrinsic scatter included.
+    """
+    slope, offset = _start(x, y, variance_x, variance_y, intercept)
+    intrinsic2, weights = _start_scatter(x, y, variance_x, variance_y, slope, offset), np.ones(x.size)
+    n_fit = 2 if intercept else 1
+    for _ in range(50):
+        vy = variance_y + intrinsic2 * (slope * x) ** 2
+        total = vy + slope**2 * variance_x
+        weights = _tukey((y - slope * x - offset) / np.sqrt(total))
+        if (weights > 0).sum() < n_fit:
+            weights = np.ones(x.size)
+        new, offset = _york(x, y, variance_x, vy, weights, slope, intercept)
+        residual = y - new * x - offset
+        plain = variance_y + new**2 * variance_x
+        intrinsic2 = _extra_variance(residual, plain, (new * x) ** 2, weights, n_fit)
+        done, slope = abs(new - slope) < 1e-8 * abs(new), new
+        if done:
+            break
+    vy = variance_y + intrinsic2 * (slope * x) ** 2
+    total = vy + slope**2 * variance_x
+    adjusted = (x * vy + slope * (y - offset) * variance_x) / total
+    w = weights / total
+    middle = (w * adjusted).sum() / w.sum() if intercept else 0.0
+    slope_error = np.sqrt(_TUKEY_VARIANCE / max((w * (adjusted - middle) ** 2).sum(), 1e-300))
+    offset_error = np.sqrt(_TUKEY_VARIANCE / w.sum() + (middle * slope_error) ** 2) if intercept else 0.0
+    return LineFit(
+        float(slope), float(slope_error), float(offset), float(offset_error), weights, float(np.sqrt(intrinsic2))
+    )
+
+
+def _york(
+    x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, weights: np.ndarray, slope: float, intercept: bool
+) -> tuple[float, float]:
+    """One step of York's solution: the slope and intercept given the last slope."""
+    w = weights / (vy + slope**2 * vx)
+    xm, ym = ((w * x).sum() / w.sum(), (w * y).sum() / w.sum()) if intercept else (0.0, 0.0)
+    u, v = x - xm, y - ym
+    lever = (u * vy + slope * v * vx) / (vy + slope**2 * vx)
+    den = (w * lever * u).sum()
+    new = (w * lever * v).sum() / den if den > 0 else slope
+    return float(new), float(ym - new * xm)
+
+
+def _start(x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, intercept: bool) -> tuple[float, float]:
+    """Return a start that half of the weight cannot move: weighted medians."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = y / x
+        weight = np.abs(x) / np.sqrt(vx + vy / np.maximum(ratio**2, 1e-12))
+    ok = np.isfinite(ratio) & (ratio > 0) & np.isfinite(weight)
+    if not ok.any():
+        slope = float((x * y).sum() / max((x * x).sum(), 1e-300))
+        return (slope if slope > 0 else 1.0), 0.0
+    slope = _weighted_median(ratio[ok], np.minimum(weight[ok], 10.0 * np.median(weight[ok])))
+    if not intercept:
+        return slope, 0.0
+    # Faint places fix the offset, bright ones the slope: alternate a few times.
+    offset = 0.0
+    for _ in range(5):
+        offset = _weighted_median(y - slope * x, 1.0 / np.sqrt(vy + slope**2 * vx + (0.02 * slope * x) ** 2))
+        ratio = (y[ok] - offset) / x[ok]
+        slope = _weighted_median(ratio, np.minimum(weight[ok], 10.0 * np.median(weight[ok])))
+    return (slope, offset) if slope > 0 else (float(np.median(y[ok] / x[ok])), 0.0)
+
+
+def _start_scatter(
+    x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, slope: float, offset: float
+) -> float:
+    """Return a first fractional scatter squared, from the median residual in units of its error."""
+    plain = vy + slope**2 * vx
+    r2 = (y - slope * x - offset) ** 2
+    excess = (r2 / 0.4549 - plain) / np.maximum((slope * x) ** 2, 1e-300)
+    return max(float(np.median(excess)), 0.0)
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    cumulative = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(cumulative, 0.5 * cumulative[-1])])
