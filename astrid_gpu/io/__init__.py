@@ -1,0 +1,23 @@
+"""Files: the only place that opens FITS. astropy is imported inside the functions, when a file is really touched."""
+
+from __future__ import annotations
+
+from astrid_gpu.io.daophot import DaophotPsf, read_daophot_psf
+from astrid_gpu.io.images import as_image, read_image
+from astrid_gpu.io.paths import atomic_path
+from astrid_gpu.io.psf_files import psf_from_stamp, read_psf
+from astrid_gpu.io.psfex import PsfexModel, read_psfex
+from astrid_gpu.ops.psf_stamps import fwhm_of
+
+__all__ = [
+    "DaophotPsf",
+    "PsfexModel",
+    "as_image",
+    "atomic_path",
+    "fwhm_of",
+    "psf_from_stamp",
+    "read_daophot_psf",
+    "read_image",
+    "read_psf",
+    "read_psfex",
+]

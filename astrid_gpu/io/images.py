@@ -1,0 +1,398 @@
+"""Images from files and from the objects astronomers already hold, with the planes that go with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.errors import FitsError, InputError, ShapeMismatchError
+from astrid_gpu.image import Image
+from astrid_gpu.io.files import (
+    COMPANIONS,
+    Extension,
+    ImageHdu,
+    find_hdu,
+    open_fits,
+    pixels_of,
+    silent,
+    split_spec,
+)
+from astrid_gpu.io.headers import HeaderFacts, read_facts
+from astrid_gpu.io.planes import Planes, read_plane
+
+__all__ = ["as_image", "image_from_hdus", "image_from_nddata", "read_image"]
+
+_STRUCTURE = ("SIMPLE", "XTENSION", "BITPIX", "EXTEND", "PCOUNT", "GCOUNT", "BZERO", "BSCALE", "BLANK", "CHECKSUM",
+              "DATASUM", "COMMENT", "HISTORY", "CONTINUE", "TFIELDS", "END", "")  # fmt: skip
+
+
+def read_image(
+    path: str | Path,
+    *,
+    extension: Extension | None = None,
+    mask: Any = None,
+    variance: Any = None,
+    error: Any = None,
+    weight: Any = None,
+    psf: Any = None,
+) -> Image:
+    """Read one image and everything its file says about it.
+
+    Parameters
+    ----------
+    path : str or Path
+        A FITS file, plain, ``.gz``, ``.bz2`` or tile-compressed (``.fz``); ``FILE[SCI]``, ``FILE[2]`` and
+        ``FILE[SCI,1]`` name an extension. By default the image is the primary or the first 2-D image extension.
+    extension : int, str or (str, int), optional
+        The same as a separate argument.
+    mask, variance, error, weight : path or array (ny, nx), optional
+        Planes that go with the image; they take the place of those found in the file. Nonzero mask = bad; `error`
+        is 1 sigma; `weight` is an inverse variance, where 0 or less means no data. Give at most one of the three.
+    psf : anything `read_psf` takes, optional
+
+    Returns
+    -------
+    Image
+        data float32 (float64 if the file's is), native byte order; variance NaN and mask set where the noise plane
+        holds no positive number. ``meta["notes"]`` is a list of sentences on what was found, converted or wrong.
+
+    Raises
+    ------
+    FitsError
+        The file is missing, damaged, not FITS, or holds no such image.
+    ShapeMismatchError
+        A plane has another shape than the image.
+    """
+    file, named = split_spec(path)
+    if named is not None and extension is not None and named != extension:
+        msg = f"{path} names extension {named!r} and extension={extension!r} was given too; give one of them"
+        raise FitsError(msg)
+    with open_fits(file) as hdus:
+        noise_given = any(plane is not None for plane in (variance, error, weight))
+        skip = (("mask",) if mask is not None else ()) + (("noise",) if noise_given else ())
+        image = image_from_hdus(hdus, file, extension if extension is not None else named, skip=skip)
+    given = Planes(mask=mask, variance=variance, error=error, weight=weight)
+    image = given.apply(image, file) if given else image
+    if psf is not None:
+        from astrid_gpu.io.psf_files import read_psf
+
+        image = image.with_(psf=read_psf(psf, shape=image.shape))
+    return image
+
+
+def image_from_hdus(
+    hdus: Any, name: str | Path, extension: Extension | None = None, *, skip: tuple[str, ...] = ()
+) -> Image:
+    """Return the image of an open HDUList; `name` is for messages, `skip` names planes ("mask", "noise") to leave."""
+    found = find_hdu(name, hdus, extension)
+    data = pixels_of(name, found.hdu)
+    header = _merged_header(hdus, found.hdu)
+    facts = read_facts(header)
+    _note_choice(hdus, found, extension, facts)
+    _linearise_ps1(header, data, facts)
+    saturation = facts.saturation
+    if saturation is None and _is_unsigned_16(found.hdu):
+        saturation = 65535.0
+        facts.notes.append("no saturation keyword: 65535, where a 16-bit converter ends, is taken")
+    image = Image(
+        data=data,
+        wcs=_celestial_wcs(header, hdus, facts),
+        zero_point=facts.zero_point,
+        gain=facts.gain,
+        read_noise=facts.read_noise,
+        saturation=saturation,
+        background_level=facts.background_level,
+        meta={
+            **facts.meta,
+            "path": str(name),
+            "extension": found.label,
+            "header": _plain_header(header),
+            "notes": facts.notes,
+        },
+        name=Path(name).name + (f"[{found.label}]" if found.index else ""),
+    )
+    companions = _find_companions(hdus, found, name, skip)
+    return companions.apply(image, name) if companions else image
+
+
+def _merged_header(hdus: Any, hdu: Any) -> Any:
+    """Return the extension's header followed by the primary's keywords that it lacks."""
+    header = hdu.header.copy()
+    if hdu is not hdus[0]:
+        with silent():
+            for card in hdus[0].header.cards:
+                key = card.keyword
+                if key not in _STRUCTURE and not key.startswith("NAXIS") and key not in header:
+                    header.append(card, end=True)
+    return header
+
+
+def _plain_header(header: Any) -> dict[str, Any]:
+    """Return keyword -> value of the cards that say something about the exposure."""
+    with silent():
+        return {
+            card.keyword: card.value
+            for card in header.cards
+            if card.keyword not in _STRUCTURE and isinstance(card.value, (str, int, float, bool))
+        }
+
+
+def _note_choice(hdus: Any, found: ImageHdu, extension: Extension | None, facts: HeaderFacts) -> None:
+    """Note that a file held more than one image and which was taken."""
+    reserved = {name for names in COMPANIONS.values() for name in names}
+    images = [
+        index
+        for index, hdu in enumerate(hdus)
+        if hdu.is_image and len(getattr(hdu, "shape", ())) == 2 and (index == 0 or hdu.name.upper() not in reserved)
+    ]
+    if extension is None and len(images) > 1:
+        facts.notes.append(
+            f"the file holds {len(images)} images; the first, [{found.label}], was taken and FILE[EXT] names another"
+        )
+
+
+def _is_unsigned_16(hdu: Any) -> bool:
+    """Whether the pixels are stored as raw unsigned 16-bit counts."""
+    header = hdu.header
+    bitpix = header.get("ZBITPIX", header.get("BITPIX"))
+    original = getattr(hdu, "_orig_bitpix", bitpix)
+    bzero = getattr(hdu, "_orig_bzero", header.get("BZERO"))
+    return original == 16 and bzero == 32768
+
+
+def _linearise_ps1(header: Any, data: np.ndarray, facts: HeaderFacts) -> None:
+    """Undo the asinh scaling of Pan-STARRS stacks and warps, in place.
+
+    x = I * 0.4 ln 10; counts = BOFFSET + BSOFTEN (e^x - e^-x) = BOFFSET + 2 BSOFTEN sinh x.
+    """
+    soften, offset = header.get("BSOFTEN"), header.get("BOFFSET")
+    if isinstance(soften, (int, float)) and isinstance(offset, (int, float)):
+        data[...] = offset + 2.0 * soften * np.sinh(data.astype(np.float64) * (0.4 * np.log(10.0)))
+        facts.notes.append("the asinh scaling of Pan-STARRS (BSOFTEN, BOFFSET) was undone; pixels are counts")
+
+
+def _celestial_wcs(header: Any, hdus: Any, facts: HeaderFacts) -> Any:
+    """Return the celestial WCS, or None: absent ones silently, broken ones with a note."""
+    from astropy.wcs import WCS
+
+    with silent():
+        try:
+            tables = hdus if any(key in header for key in ("CPDIS1", "D2IMDIS1", "CPDIS2")) else None
+            wcs = WCS(header, fobj=tables)
+            if not wcs.has_celestial:
+                return None
+            wcs = wcs.celestial
+            x, y = ((n - 1) / 2 for n in (header["NAXIS1"], header["NAXIS2"]))
+            corners = wcs.all_pix2world([[x, y], [x + 1, y], [x, y + 1]], 0)
+        except Exception as error:
+            said = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = said[-1] if said else type(error).__name__
+            facts.notes.append(f"the WCS of the header is broken and was left out: {reason}")
+            return None
+    steps = np.hypot(np.diff(corners[[0, 1], 0]) * np.cos(np.radians(corners[0, 1])), np.diff(corners[[0, 1], 1]))
+    if not (np.all(np.isfinite(corners)) and 0 < float(steps[0]) < 10):
+        facts.notes.append("the WCS of the header does not map its own pixels to the sky and was left out")
+        return None
+    return wcs
+
+
+def _find_companions(hdus: Any, found: ImageHdu, name: str | Path, skip: tuple[str, ...]) -> Planes:
+    """Return the planes of the same shape (and version) that lie in the image's own file."""
+    planes: dict[str, Any] = {}
+    notes: list[str] = []
+    version = getattr(found.hdu, "ver", 1)
+    for hdu in hdus:
+        kind = next((k for k, names in COMPANIONS.items() if hdu.name.upper() in names), None)
+        if kind is None or hdu is found.hdu or not hdu.is_image or not getattr(hdu, "shape", ()):
+            continue
+        if getattr(hdu, "ver", 1) != version or hdu.shape[-2:] != found.hdu.shape[-2:]:
+            continue
+        kind = _companion_kind(kind, hdu, hdus)
+        if kind in planes or (kind if kind == "mask" else "noise") in skip:
+            continue
+        planes[kind] = read_plane(name, hdu, kind)
+        notes.append(f"{kind.replace('_', ' ')} from extension [{hdu.name}]")
+    for spare in ("error", "variance"):  # the best of several noise planes; the others only repeat it
+        if spare in planes:
+            for other in ("variance", "weight"):
+                if other != spare and other in planes:
+                    del planes[other]
+                    notes = [note for note in notes if not note.startswith(other)]
+            break
+    return Planes(**planes, notes=tuple(notes))
+
+
+def _companion_kind(kind: str, hdu: Any, hdus: Any) -> str:
+    """Correct what a name promises by what the header says."""
+    if kind == "error":
+        return {"VarianceUncertainty": "variance", "InverseVariance": "weight"}.get(hdu.header.get("UTYPE", ""), kind)
+    if kind == "weight" and hdu.name.upper() == "WHT":
+        told = " ".join(str(hdus[0].header.get(key, "")) for key in ("TELESCOP", "D001OUWE", "D001WTSC", "WHT_TYPE"))
+        # drizzled images of HST and JWST: exposure-time maps unless said to be inverse variances
+        if ("HST" in told or "JWST" in told) and "IVM" not in told.upper():
+            return "coverage"
+    return kind
+
+
+def as_image(obj: Any, *, name: str | None = None) -> Image:
+    """Return an `Image` made of whatever an astronomer holds.
+
+    Parameters
+    ----------
+    obj : Image, array, CCDData or NDData, (data, wcs), HDU, HDUList, or path
+        An array is two-dimensional numbers, a masked array included; a pair has the array first; a path is as in
+        `read_image`. GPU arrays are copied to the host.
+    name : str, optional
+        For messages, e.g. "science".
+
+    Raises
+    ------
+    InputError
+        Not one of these.
+    """
+    if isinstance(obj, Image):
+        return obj
+    label = name or "image"
+    if isinstance(obj, (str, Path)):
+        return read_image(obj)
+    if isinstance(obj, tuple):
+        return _image_from_pair(obj, label)
+    if _is_hdu_list(obj):
+        return image_from_hdus(obj, obj.filename() or label)
+    if hasattr(obj, "header") and hasattr(obj, "is_image"):
+        return _image_from_hdu(obj, label)
+    if hasattr(obj, "uncertainty") and hasattr(obj, "data"):
+        return image_from_nddata(obj, label)
+    return Image(data=_pixels(obj, label), mask=_array_mask(obj), name=label, meta={"notes": []})
+
+
+def _is_hdu_list(obj: Any) -> bool:
+    """Whether `obj` is an astropy HDUList (a list, so it must be told from lists of numbers)."""
+    return isinstance(obj, list) and hasattr(obj, "index_of")
+
+
+def _image_from_hdu(hdu: Any, label: str) -> Image:
+    """Return the image of a single HDU."""
+    if not hdu.is_image or not getattr(hdu, "shape", ()):
+        msg = f"{label}: the HDU {hdu.name or '(no name)'} is not an image; give an image HDU or an HDUList"
+        raise FitsError(msg)
+    return image_from_hdus([hdu], label)
+
+
+def _image_from_pair(pair: tuple[Any, ...], label: str) -> Image:
+    """Return the image of a (data, wcs or header) pair."""
+    if len(pair) != 2:
+        msg = f"{label}: a tuple must be (data, wcs), got {len(pair)} items"
+        raise InputError(msg)
+    data, wcs = pair
+    facts, plain = HeaderFacts(), {}
+    if hasattr(wcs, "cards"):
+        from astropy.io import fits
+
+        header = fits.ImageHDU(np.zeros((1, 1), np.float32), header=wcs).header
+        header["NAXIS2"], header["NAXIS1"] = np.shape(data)[-2:]
+        facts, plain = read_facts(header), _plain_header(header)
+        wcs = _celestial_wcs(header, None, facts)
+    elif wcs is not None and not hasattr(wcs, "pixel_to_world_values"):
+        msg = f"{label}: the second item must be a WCS or a FITS header, got {type(wcs).__name__}"
+        raise InputError(msg)
+    meta = {**facts.meta, "notes": facts.notes} | ({"header": plain} if plain else {})
+    return Image(
+        data=_pixels(data, label),
+        mask=_array_mask(data),
+        wcs=wcs,
+        zero_point=facts.zero_point,
+        gain=facts.gain,
+        read_noise=facts.read_noise,
+        saturation=facts.saturation,
+        meta=meta,
+        name=label,
+    )
+
+
+def _pixels(array: Any, label: str) -> np.ndarray:
+    """Return numbers as a fresh native float array (ny, nx); float64 stays, the rest becomes float32."""
+    if hasattr(array, "get") and hasattr(array, "device"):
+        array = array.get()
+    if hasattr(array, "unit") and hasattr(array, "value"):
+        array = array.value
+    data = np.asarray(array.data if isinstance(array, np.ma.MaskedArray) else array)
+    if data.dtype.kind not in "fiub":
+        msg = (
+            f"{label} must be an image: an array of numbers, an Image, CCDData or NDData, (data, wcs), an HDU or a "
+            f"path to FITS; got {type(array).__name__}"
+        )
+        raise InputError(msg)
+    while data.ndim > 2 and data.shape[0] == 1:
+        data = data[0]
+    if data.ndim != 2 or 0 in data.shape:
+        msg = f"{label} must be one two-dimensional image (ny, nx), got shape {np.shape(array)}"
+        raise ShapeMismatchError(msg)
+    dtype = np.float64 if data.dtype.kind == "f" and data.dtype.itemsize == 8 else np.float32
+    return np.array(data, dtype=dtype, order="C")
+
+
+def _array_mask(array: Any) -> np.ndarray | None:
+    """Return the mask of a masked array as uint8."""
+    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        return np.ma.getmaskarray(array).reshape(array.shape[-2:]).astype(np.uint8)
+    return None
+
+
+def image_from_nddata(obj: Any, label: str) -> Image:
+    """Return an NDData or CCDData as an Image: mask, uncertainty of any kind, WCS, unit, PSF and header."""
+    data = _pixels(obj.data, label)
+    facts, plain = HeaderFacts(), {}
+    header = getattr(obj, "meta", None)
+    if header:
+        facts, plain = _facts_of_meta(header, obj)
+    planes: dict[str, Any] = {}
+    uncertainty = getattr(obj, "uncertainty", None)
+    if uncertainty is not None and uncertainty.array is not None:
+        kinds = {"std": "error", "var": "variance", "ivar": "weight"}
+        kind = kinds.get(uncertainty.uncertainty_type)
+        if kind is None:
+            facts.notes.append(f"the uncertainty is of type {uncertainty.uncertainty_type!r}, which says no variance")
+        else:
+            planes[kind] = np.broadcast_to(np.asarray(uncertainty.array), data.shape)
+    image = Image(
+        data=data,
+        mask=None,
+        wcs=getattr(obj, "wcs", None),
+        zero_point=facts.zero_point,
+        gain=facts.gain,
+        read_noise=facts.read_noise,
+        saturation=facts.saturation,
+        background_level=facts.background_level,
+        meta={**facts.meta, "unit": str(obj.unit) if obj.unit else None, "header": plain, "notes": facts.notes},
+        name=label,
+    )
+    if obj.mask is not None:
+        planes["mask"] = np.broadcast_to(np.asarray(obj.mask), data.shape)
+    given = Planes(**planes)
+    image = given.apply(image, label) if given else image
+    psf = getattr(obj, "psf", None)
+    if psf is not None:
+        from astrid_gpu.io.psf_files import read_psf
+
+        image = image.with_(psf=read_psf(np.asarray(psf)))
+    return image
+
+
+def _facts_of_meta(meta: Any, obj: Any) -> tuple[HeaderFacts, dict[str, Any]]:
+    """Return what the header or dict of an NDData says."""
+    from astropy.io import fits
+
+    header = fits.Header()
+    with silent():
+        if hasattr(meta, "cards"):
+            header = meta.copy()
+        else:
+            for key, value in meta.items():
+                if isinstance(value, (str, int, float, bool)) and isinstance(key, str):
+                    header[f"HIERARCH {key}" if len(key) > 8 else key] = value
+        if "BUNIT" not in header and getattr(obj, "unit", None):
+            header["BUNIT"] = obj.unit.to_string()
+    return read_facts(header), _plain_header(header)

@@ -1,0 +1,198 @@
+"""PSFs from files and words: PSFEx, DAOPHOT, FITS stamps, ``gaussian:2.5``; all become one centred stamp."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.errors import FitsError, PsfError
+from astrid_gpu.image import PSF
+from astrid_gpu.io.daophot import DaophotPsf, looks_like_daophot, read_daophot_psf
+from astrid_gpu.io.files import describe_hdus, find_hdu, open_fits, pixels_of, split_spec
+from astrid_gpu.io.psfex import PsfexModel, is_psfex, model_from_hdu, read_psfex
+from astrid_gpu.ops.psf_stamps import centre_psf, fwhm_of, gaussian_stamp, moffat_stamp, resize_odd, with_fwhm
+
+__all__ = ["DaophotPsf", "PsfexModel", "psf_from_stamp", "read_daophot_psf", "read_psf", "read_psfex"]
+
+_ALLOWED = (
+    "a PSF, an array, a model with .at(x, y), a file (PSFEx, DAOPHOT or a FITS stamp), "
+    "'gaussian:FWHM' or 'moffat:FWHM,BETA' in pixels"
+)
+_WORDS = re.compile(r"^\s*(gaussian|moffat)\s*:\s*(.*)$", re.IGNORECASE)
+
+
+def read_psf(
+    spec: Any,
+    *,
+    shape: tuple[int, int] | None = None,
+    x: float | None = None,
+    y: float | None = None,
+) -> PSF:
+    """Return a PSF, odd-sided, centred within 0.1 px and of sum 1, from whatever describes it.
+
+    Parameters
+    ----------
+    spec : PSF, array, model, path, str or dict
+        A `PSF` (centred again); a stamp (ky, kx), even or odd; an object with ``at(x, y)``; the path of a PSFEx
+        ``.psf``, a DAOPHOT ``.psf`` or a FITS stamp (``FILE[EXT]``); ``"gaussian:FWHM"``, ``"moffat:FWHM,BETA"`` in
+        pixels, FWHM as measured on the image, the pixel included; or ``{"kind": "moffat", "fwhm": 3, "beta": 2.5}``.
+    shape : (ny, nx), optional
+        Shape of the image, whose middle is the default place for a model that varies over the field.
+    x, y : float, optional
+        0-based pixel at which a varying model is evaluated.
+
+    Raises
+    ------
+    PsfError
+        Not finite, not positive, not centred, or not one of the above.
+    FitsError
+        The file is missing or damaged.
+    """
+    if isinstance(spec, PSF):
+        stamp = centre_psf(spec.data, name="psf")
+        return replace(spec, data=stamp, fwhm=spec.fwhm if np.isfinite(spec.fwhm) else fwhm_of(stamp))
+    if isinstance(spec, Mapping):
+        return _analytic(str(spec.get("kind", "")), spec.get("fwhm"), spec.get("beta"), str(dict(spec)))
+    if isinstance(spec, str) and (words := _WORDS.match(spec)):
+        numbers = [part.strip() for part in words[2].split(",")]
+        if not 1 <= len(numbers) <= (2 if words[1].lower() == "moffat" else 1):
+            msg = f"cannot read the PSF {spec!r}: write 'gaussian:FWHM' or 'moffat:FWHM,BETA', in pixels"
+            raise PsfError(msg)
+        return _analytic(words[1], numbers[0], numbers[1] if len(numbers) > 1 else None, spec)
+    if isinstance(spec, (str, Path)):
+        spec = _read_file(spec)
+    if isinstance(spec, PSF):
+        return spec
+    if hasattr(spec, "at"):
+        middle_y, middle_x = (None, None) if shape is None else ((n - 1) / 2 for n in shape)
+        return spec.at(middle_x if x is None else x, middle_y if y is None else y)
+    if hasattr(spec, "array") and not hasattr(spec, "dtype"):  # astropy kernels
+        spec = spec.array
+    if hasattr(spec, "get") and hasattr(spec, "device"):
+        spec = spec.get()
+    array = np.asarray(spec)
+    if array.dtype.kind not in "fiub":
+        msg = f"a PSF must be {_ALLOWED}; got {spec!r}"
+        raise PsfError(msg)
+    return psf_from_stamp(array)
+
+
+def psf_from_stamp(stamp: Any, *, origin: str = "stamp", name: str = "psf", fwhm: float | None = None) -> PSF:
+    """Return a stamp as a PSF: centred, odd, of sum 1, with its FWHM and ellipticity measured."""
+    array = np.asarray(stamp)
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
+    data = centre_psf(array, name=name)
+    return PSF(data=data, fwhm=fwhm_of(data) if fwhm is None else fwhm, ellipticity=_ellipticity(data), origin=origin)
+
+
+def _ellipticity(stamp: np.ndarray) -> float:
+    """Return 1 - b/a from second moments under a Gaussian window as wide as the PSF."""
+    cy, cx = stamp.shape[0] // 2, stamp.shape[1] // 2
+    rows, columns = np.arange(stamp.shape[0])[:, None] - cy, np.arange(stamp.shape[1])[None, :] - cx
+    sigma2 = (fwhm_of(stamp) / 2.3548) ** 2
+    weighted = stamp * np.exp(-0.5 * (rows**2 + columns**2) / sigma2)
+    total = weighted.sum()
+    if not total > 0:
+        return float("nan")
+    myy, mxx = (weighted * rows**2).sum() / total, (weighted * columns**2).sum() / total
+    mxy = (weighted * rows * columns).sum() / total
+    # the window shrinks each moment: 1/m = 1/m_true + 1/sigma2, exactly so for a Gaussian
+    moments = np.linalg.inv(np.array([[mxx, mxy], [mxy, myy]])) - np.eye(2) / sigma2
+    values = np.linalg.eigvalsh(moments)
+    if values[0] <= 0:
+        return float("nan")
+    return float(1.0 - np.sqrt(values[0] / values[1]))
+
+
+def _analytic(kind: str, fwhm: Any, beta: Any, said: str) -> PSF:
+    """Return a Gaussian or Moffat PSF whose FWHM on the image is `fwhm`."""
+    try:
+        width = float(fwhm)
+        power = 3.0 if beta is None else float(beta)
+    except (TypeError, ValueError) as error:
+        msg = f"cannot read the PSF {said!r}: write 'gaussian:FWHM' or 'moffat:FWHM,BETA', in pixels"
+        raise PsfError(msg) from error
+    if kind.lower() == "gaussian":
+        side = 2 * max(3, int(np.ceil(5.0 * width / 2.3548))) + 1 if np.isfinite(width) and width > 0 else None
+        data = with_fwhm(lambda w: gaussian_stamp(w, side), width)
+    elif kind.lower() == "moffat":
+        side = 2 * max(3, int(np.ceil(4.0 * width))) + 1 if np.isfinite(width) and width > 0 else None
+        data = with_fwhm(lambda w: moffat_stamp(w, power, side), width)
+    else:
+        msg = f"unknown PSF kind {kind!r} in {said!r}; known are gaussian and moffat"
+        raise PsfError(msg)
+    return PSF(data=data, fwhm=fwhm_of(data), ellipticity=0.0, origin=said.strip())
+
+
+def _read_file(spec: str | Path) -> Any:
+    """Return the PSF or model that a file holds, its kind told by its content."""
+    path, extension = split_spec(spec)
+    if path.is_file() and looks_like_daophot(path):
+        return read_daophot_psf(path)
+    if not path.exists() and not re.search(r"\.\w{2,5}$|/", str(spec)):
+        msg = f"cannot make a PSF of {str(spec)!r}: there is no such file; a PSF must be {_ALLOWED}"
+        raise PsfError(msg)
+    with open_fits(path) as hdus:
+        if extension is None:
+            table = next((hdu for hdu in hdus if is_psfex(hdu)), None)
+            if table is not None:
+                return model_from_hdu(table, path)
+            _refuse_foreign(path, hdus)
+        found = find_hdu(path, hdus, extension)
+        stamp = pixels_of(path, found.hdu)
+        step = _oversampling(found.hdu.header, hdus[0].header)
+    if step is not None and step != 1:
+        msg = (
+            f"{path} is oversampled {step:g} times; bin it to the pixels of the image first "
+            "(sum blocks of that many pixels about the centre)"
+        )
+        raise PsfError(msg)
+    return psf_from_stamp(_without_pedestal(stamp, found.hdu.header), origin=f"stamp {path.name}", name=str(path))
+
+
+def _refuse_foreign(path: Path, hdus: Any) -> None:
+    """Name the kinds of PSF file that are not read, instead of failing on their first image."""
+    names = {hdu.name.lower() for hdu in hdus}
+    if any("piff" in name for name in names) or {"psf", "psf_interp"} <= names:
+        msg = f"{path} is a Piff model, which is not read; draw it with piff.PSF.draw(x, y) and pass the stamp"
+        raise PsfError(msg)
+    cubes = [hdu for hdu in hdus if hdu.is_image and len(getattr(hdu, "shape", ())) == 3 and hdu.shape[0] > 1]
+    if cubes:
+        cube = cubes[0]
+        msg = (
+            f"{path} is a grid of {cube.shape[0]} PSFs, shape {tuple(cube.shape)}; choose one, bring it to the pixels "
+            "of the image (such grids are oversampled, those of HST four times) and pass the stamp"
+        )
+        raise PsfError(msg)
+    if not any(hdu.is_image and getattr(hdu, "shape", ()) for hdu in hdus):
+        msg = f"{path} holds neither a PSFEx model nor a stamp: {describe_hdus(hdus)}"
+        raise FitsError(msg)
+
+
+def _oversampling(*headers: Any) -> float | None:
+    """Return the oversampling that a stamp's header states, None if it says nothing."""
+    for header in headers:
+        for key in ("OVERSAMP", "DET_SAMP", "PSF_SAMP"):
+            value = header.get(key)
+            if isinstance(value, (int, float)) and value > 0:
+                return 1.0 / float(value) if key == "PSF_SAMP" else float(value)
+    return None
+
+
+def _without_pedestal(stamp: np.ndarray, header: Any) -> np.ndarray:
+    """Subtract the software bias of SDSS PSF images, 1000 in every pixel (SOFTBIAS in their headers)."""
+    bias = header.get("SOFTBIAS")
+    return stamp - float(bias) if isinstance(bias, (int, float)) else stamp
+
+
+def cut_psf(psf: PSF, side: int) -> PSF:
+    """Return a PSF cut or padded to an odd `side`, summing to 1 again."""
+    middle = (psf.data.shape[0] // 2, psf.data.shape[1] // 2)
+    data = resize_odd(psf.data, middle, (side, side))
+    return replace(psf, data=data / data.sum())
