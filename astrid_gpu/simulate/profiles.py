@@ -169,7 +169,7 @@ def sersic_gaussians(index: float) -> tuple[np.ndarray, np.ndarray]:
     middle = 0.5 * (edges[1:] + edges[:-1])
     ring = np.pi * np.diff(edges**2)
     flux = np.exp(-b * middle ** (1.0 / index)) * ring
-    widths = np.geomspace(0.02 if index > 2 else 0.1, 3.5 if index > 2 else 1.6, 10)
+    widths = np.geomspace(0.02 if index > 2 else 0.1, 3.5 if index > 2 else 1.6, 18)
     rings = np.exp(-0.5 * (edges[:-1, None] / widths) ** 2) - np.exp(-0.5 * (edges[1:, None] / widths) ** 2)
     weights, _ = nnls(rings / np.sqrt(flux[:, None]), flux / np.sqrt(flux))
     kept = weights > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from astrid_gpu.simulate.profiles import PsfModel, sersic_gaussians
@@ -27,8 +29,10 @@ def _lagrange(nodes: np.ndarray, t: np.ndarray) -> np.ndarray:
     return factors.prod(axis=2)
 
 
-def _core_table(model: PsfModel, nodes: np.ndarray, half: int) -> np.ndarray:
-    """Return stamps at all pairs of sub-pixel phases, shape (k * k, side * side)."""
+@lru_cache(maxsize=4)
+def _core_table(model: PsfModel, half: int) -> np.ndarray:
+    """Return stamps at all pairs of sub-pixel phases, shape (k * k, side * side); not to be written to."""
+    nodes = _phase_nodes(model)
     axis = np.arange(-half, half + 1)
     offsets = (axis[None, :] - nodes[:, None]).ravel()  # all rows of all phases in one call
     side, k = axis.size, len(nodes)
@@ -75,7 +79,7 @@ def draw_stars(
     half = int(np.ceil(4.0 * model.fwhm / np.sqrt(1.0 - model.ellipticity)))
     side = 2 * half + 1
     nodes = _phase_nodes(model)
-    table = _core_table(model, nodes, half)
+    table = _core_table(model, half)
     iy, ix = np.rint(y).astype(int), np.rint(x).astype(int)
     for start in range(0, len(x), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -59,7 +59,7 @@ def scene(
     *,
     n_stars: int | None = None,
     n_galaxies: int | None = None,
-    faintest: float = 50.0,
+    faintest: float = 80.0,
     brightest: float = 1e6,
     slope: float = 0.7,
 ) -> Scene:
@@ -70,7 +70,7 @@ def scene(
     seed : int or numpy.random.Generator
     shape : (ny, nx)
     n_stars, n_galaxies : int, optional
-        By default 1500 stars and 130 galaxies per million pixels: a field of intermediate Galactic latitude at
+        By default 2000 stars and 130 galaxies per million pixels: a field of intermediate Galactic latitude at
         1 arcsec per pixel.
     faintest, brightest, slope : float
         Limits of the stars' fluxes in counts, and the slope of their cumulative power law.
@@ -81,7 +81,7 @@ def scene(
     """
     ny, nx = _checked_shape(shape)
     rng = np.random.default_rng(seed)
-    n_stars = round(1500e-6 * ny * nx) if n_stars is None else int(n_stars)
+    n_stars = round(2000e-6 * ny * nx) if n_stars is None else int(n_stars)
     n_galaxies = round(130e-6 * ny * nx) if n_galaxies is None else int(n_galaxies)
     margin = 24.0
     stars = np.zeros(n_stars, STAR_DTYPE)
@@ -89,10 +89,10 @@ def scene(
     stars["flux"] = star_fluxes(n_stars, rng, faintest=faintest, brightest=brightest, slope=slope)
     galaxies = np.zeros(n_galaxies, GALAXY_DTYPE)
     galaxies["x"], galaxies["y"] = rng.uniform(0, nx, n_galaxies), rng.uniform(0, ny, n_galaxies)
-    # Euclidean counts, N(>f) ~ f^-1.5, from ten times the faintest star up.
-    galaxies["flux"] = star_fluxes(n_galaxies, rng, faintest=10 * faintest, brightest=brightest, slope=1.5)
+    # Euclidean counts, N(>f) ~ f^-1.5, from six times the faintest star up.
+    galaxies["flux"] = star_fluxes(n_galaxies, rng, faintest=6 * faintest, brightest=brightest, slope=1.5)
     galaxies["radius"] = np.clip(
-        1.5 * (galaxies["flux"] / (10 * faintest)) ** 0.3 * rng.lognormal(0, 0.25, n_galaxies), 0.6, 12
+        1.5 * (galaxies["flux"] / (6 * faintest)) ** 0.3 * rng.lognormal(0, 0.25, n_galaxies), 0.6, 12
     )
     galaxies["index"] = rng.choice([1.0, 4.0], n_galaxies, p=[0.7, 0.3])
     galaxies["ratio"] = rng.uniform(0.3, 1.0, n_galaxies)
