@@ -119,31 +119,37 @@ def open_places(
         The frame has no room for n.
     """
     ny, nx = sky.shape
-    x, y, host = [], [], []
+    x: list[float] = []
+    y: list[float] = []
+    host: list[bool] = []
     # A star of flux f is unwelcome within a distance that grows with its wings.
     keep_out = np.clip(2.0 * (sky.stars["flux"] / 100.0) ** 0.3, 3.0, 60.0)
-    hosts = iter(rng.permutation(len(sky.galaxies)))
 
     def free(px: float, py: float) -> bool:
         inside = border <= px <= nx - 1 - border and border <= py <= ny - 1 - border
         clear = np.all(np.hypot(sky.stars["x"] - px, sky.stars["y"] - py) > keep_out)
         return bool(inside and clear and all(np.hypot(px - a, py - b) > apart for a, b in zip(x, y, strict=True)))
 
-    for index in hosts:
+    def take(px: float, py: float, on_galaxy: bool) -> None:
+        if free(px, py):
+            x.append(px)
+            y.append(py)
+            host.append(on_galaxy)
+
+    for index in rng.permutation(len(sky.galaxies)):
         if len(x) >= min(near_galaxies, n):
             break
         galaxy, turn = sky.galaxies[index], rng.uniform(0, 2 * np.pi)
         distance = galaxy["radius"] * rng.uniform(0.5, 1.5)
         px, py = float(galaxy["x"] + distance * np.cos(turn)), float(galaxy["y"] + distance * np.sin(turn))
-        if free(px, py):
-            x.append(px), y.append(py), host.append(True)
+        take(px, py, True)
     for _ in range(400 * max(n, 1)):
         if len(x) >= n:
             break
         px, py = float(rng.uniform(border, nx - 1 - border)), float(rng.uniform(border, ny - 1 - border))
         on_galaxy = bool(np.any(np.hypot(sky.galaxies["x"] - px, sky.galaxies["y"] - py) < 3 * sky.galaxies["radius"]))
-        if not on_galaxy and free(px, py):
-            x.append(px), y.append(py), host.append(False)
+        if not on_galaxy:
+            take(px, py, False)
     if len(x) < n:
         msg = f"no room for {n} changing sources in {nx}x{ny} px ({len(x)} placed); ask for fewer or a larger shape"
         raise ConfigError(msg)

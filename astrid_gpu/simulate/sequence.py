@@ -215,7 +215,9 @@ def sequence(
     points["x"], points["y"], points["flux"] = objects["x"], objects["y"], objects["reference"]
     name, meta = f"reference (seed {seed})", {"OBSID": f"sim{seed}-ref"}
     wcs = make_wcs(sky.shape)
-    reference = expose(sky, REFERENCE, seed=[seed, 999], extra=points, wcs=wcs, name=name, meta=meta)
+    reference = expose(
+        sky, REFERENCE, seed=np.random.default_rng([seed, 999]), extra=points, wcs=wcs, name=name, meta=meta
+    )
     bad = bad_pixel_map(sky.shape, streams[4])
     return SimulatedSequence(reference.image, objects, exposures, days, sky, (reference,), REFERENCE, bad, seed)
 
