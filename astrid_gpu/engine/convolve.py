@@ -1,0 +1,233 @@
+"""`convolve`: true convolution of images, batched, on any backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.backends import Backend, library_of, resolve_backend
+from astrid_gpu.engine import _checks
+from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.ops import convolve as reference_ops
+
+__all__ = ["convolve"]
+
+# Largest kernel, in taps, that is convolved directly; above it two FFTs are faster. A separable kernel of ky x kx
+# counts as ky + kx taps. CPU numbers from benchmarks/bench_convolve.py (2 cores with AVX-512, float32): the two break
+# even at 17 x 17 taps for 512^2 pixels, 23 x 23 for 1024^2 and 24 x 24 for 2048^2; the reference at about 3 x 4.
+# The GPU number is an estimate from bytes and shared-memory reads, not measured.
+REFERENCE_TAPS = 12
+CPU_TAPS = 400
+GPU_TAPS = 256
+
+MIN_WEIGHT = 1e-6  # of the kernel's weight that good pixels must carry for an interpolated value
+_NAN = ("interpolate", "propagate")
+
+
+def convolve(
+    images: Any,
+    kernel: Any,
+    *,
+    boundary: str = "reflect",
+    nan: str = "interpolate",
+    normalize: bool = True,
+    backend: str | Backend = "auto",
+) -> Any:
+    r"""Convolve images with a kernel.
+
+    A true convolution, the kernel flipped: for a matched filter flip the PSF first. Small or separable kernels are
+    summed directly, large ones go by FFT; the result is the same to rounding.
+
+    .. math:: o_{yx} = \sum_{ji} k_{ji}\, v_{y-j+c_y,\,x-i+c_x},
+              \qquad c = (\lfloor k_y/2 \rfloor, \lfloor k_x/2 \rfloor)
+
+    Parameters
+    ----------
+    images : array, shape (ny, nx) or (n, ny, nx)
+        Not modified. NaN and infinities are bad pixels.
+    kernel : array, shape (ky, kx) or (n, ky, kx)
+        One for all images or one per image, of any size, finite. Centred on pixel ``(ky // 2, kx // 2)``: the middle of
+        an odd side, the pixel after the middle of an even one.
+    boundary : {"reflect", "zero", "wrap"}
+        What lies outside: the mirror image, the edge pixel repeated (d c b a | a b c d); zeros; the other side.
+    nan : {"interpolate", "propagate"}
+        "interpolate": bad pixels have no weight, and every value is the kernel-weighted mean of the good pixels, times
+        the kernel's sum, as in astropy. A value stays NaN where good pixels carry less than 1e-6 of the kernel's
+        weight. "propagate": all that the kernel's box touches is NaN.
+    normalize : bool
+        Divide the kernel by its sum first.
+    backend : str or Backend
+        See `get_backend`.
+
+    Returns
+    -------
+    array like `images`
+        float32 for float32 images, else the backend's own type.
+
+    Raises
+    ------
+    InputError
+        The kernel is not finite, or sums to zero where a sum is needed; an option has no such value.
+    ShapeMismatchError
+        `images` is not an image or a stack, or `kernel` does not fit it.
+    TypeError
+        Arrays of different libraries are mixed.
+
+    Notes
+    -----
+    Cost: ``ky kx`` multiplications a pixel (``ky + kx`` if the kernel is separable), or two real FFTs of the bordered
+    image. With bad pixels to interpolate twice that, for the images that have some.
+
+    Examples
+    --------
+    >>> import numpy as np, astrid_gpu as ag
+    >>> image = np.zeros((5, 5))
+    >>> image[2, 2] = 4.0
+    >>> image[0, 0] = np.nan
+    >>> ag.convolve(image, [[0, 1, 0], [1, 0, 1], [0, 1, 0]], backend="numpy")[1:4, 1:4].tolist()
+    [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]]
+    """
+    chosen = resolve_backend(backend, {"images": images, "kernel": kernel})
+    _check_options(boundary, nan)
+    single = np.ndim(images) == 2
+    if isinstance(images, np.ma.MaskedArray):
+        images = images.astype(np.result_type(images.dtype, np.float32)).filled(np.nan)
+    dtype = _checks.float_type(chosen, [images])
+    stack = _checks.as_stack(chosen, images, "images", dtype)
+    taps = _check_kernel(chosen.to_host(chosen.asarray(kernel)), stack.shape[0], normalize)
+
+    bad = ~chosen.xp.isfinite(stack)
+    dirty = np.flatnonzero(chosen.to_host(bad.any(axis=(1, 2))))
+    if not dirty.size:
+        out = _apply(chosen, stack, taps, boundary)
+    else:
+        clean = chosen.xp.where(bad, dtype.type(0), stack)
+        if nan == "propagate":
+            out = _apply(chosen, clean, taps, boundary)
+            rows, columns = _border(stack.shape[1:], taps.shape[1:], boundary)
+            out[reference_ops.reaches(bad, rows, columns, xp=chosen.xp)] = np.nan
+        else:
+            out = _interpolate(chosen, clean, bad, dirty, taps, boundary)
+    out = out[0] if single else out
+    # What came in decides what goes out.
+    return chosen.to_host(out) if chosen.is_gpu and library_of(images) != "cupy" else out
+
+
+def _check_options(boundary: Any, nan: Any) -> None:
+    for name, value, allowed in (("boundary", boundary, reference_ops.BOUNDARIES), ("nan", nan, _NAN)):
+        if value not in allowed:
+            msg = f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+            raise InputError(msg)
+
+
+def _check_kernel(kernel: np.ndarray, n: int, normalize: bool) -> np.ndarray:
+    """Return the kernel as float64 (1 or n, ky, kx), normalised if asked."""
+    if kernel.dtype.kind not in "fiub":
+        msg = f"kernel must hold real numbers, got dtype {kernel.dtype}"
+        raise InputError(msg)
+    if kernel.ndim not in (2, 3) or 0 in kernel.shape:
+        msg = f"kernel must be (ky, kx), or (n, ky, kx) with one per image, got shape {kernel.shape}"
+        raise ShapeMismatchError(msg)
+    taps = kernel.astype(np.float64).reshape(-1, *kernel.shape[-2:])
+    if taps.shape[0] not in (1, n):
+        msg = f"there are {taps.shape[0]} kernels for {n} image(s); give one, or one per image"
+        raise ShapeMismatchError(msg)
+    wrong = int((~np.isfinite(taps)).sum())
+    if wrong:
+        msg = f"kernel has {wrong} NaN or infinite value(s); replace them, with 0 to leave pixels out"
+        raise InputError(msg)
+    if not normalize:
+        return taps
+    if not _has_sum(taps).all():
+        msg = "kernel sums to zero and cannot be normalised; pass normalize=False for a difference kernel"
+        raise InputError(msg)
+    return taps / taps.sum(axis=(1, 2), keepdims=True)
+
+
+def _has_sum(taps: np.ndarray) -> np.ndarray:
+    """Return, per kernel, whether its sum is more than rounding."""
+    return np.abs(taps.sum(axis=(1, 2))) > 1e-12 * np.abs(taps).sum(axis=(1, 2))
+
+
+def _border(shape: tuple[int, int], sides: tuple[int, int], boundary: str) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = (reference_ops.border_index(n, k, boundary) for n, k in zip(shape, sides, strict=True))
+    return rows, columns
+
+
+def _route(backend: Backend, taps: np.ndarray, dtype: np.dtype) -> tuple[str, Any]:
+    """Return how to convolve fastest: ("separable", (columns, rows)), ("direct", None) or ("fft", None)."""
+    most = REFERENCE_TAPS
+    if backend.ops.get("convolve") is not None:
+        most = GPU_TAPS if backend.is_gpu else CPU_TAPS
+    _, ky, kx = taps.shape
+    if min(ky, kx) > 2 and ky + kx <= most:
+        pair = reference_ops.separate(taps, 4.0 * float(np.finfo(dtype).eps))
+        if pair is not None:
+            return "separable", pair
+    return ("direct" if ky * kx <= most else "fft"), None
+
+
+def _apply(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> Any:
+    """Convolve finite images by the fastest way for this kernel."""
+    route, pair = _route(backend, taps, stack.dtype)
+    if route == "separable":
+        return _direct(backend, _direct(backend, stack, pair[0], boundary), pair[1], boundary)
+    if route == "direct":
+        return _direct(backend, stack, taps, boundary)
+    return _by_fft(backend, stack, taps, boundary)
+
+
+def _direct(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> Any:
+    op = backend.ops.get("convolve")
+    arguments = (stack, taps, *_border(stack.shape[1:], taps.shape[1:], boundary))
+    return op(*arguments) if op else reference_ops.convolve(*arguments, xp=backend.xp)
+
+
+def _by_fft(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> Any:
+    """Convolve by FFT, as many images at a time as memory allows; on a CPU one, as batches gain nothing there."""
+    rows, columns = _border(stack.shape[1:], taps.shape[1:], boundary)
+    n = stack.shape[0]
+    at_once = 1
+    if backend.is_gpu:  # border, frame, spectrum, product, inverse, and the work areas of two plans
+        at_once = max(1, min(n, backend.free_memory() // (10 * stack.dtype.itemsize * rows.size * columns.size)))
+    out = backend.xp.empty_like(stack)
+    shared = taps.shape[0] == 1
+    spectrum = reference_ops.kernel_spectrum(taps, rows, columns, stack.dtype, backend) if shared else None
+    for first in range(0, n, at_once):
+        part = slice(first, first + at_once)
+        own = taps if shared else taps[part]
+        out[part] = reference_ops.convolve_fft(stack[part], own, rows, columns, backend, spectrum)
+    return out
+
+
+def _interpolate(backend: Backend, clean: Any, bad: Any, dirty: np.ndarray, taps: np.ndarray, boundary: str) -> Any:
+    """Convolve `clean` (bad pixels 0) and divide by the share of the kernel that fell on good pixels.
+
+    The images with bad pixels go in float64 if the FFT is used: in a hole its rounding would pass for weight.
+    """
+    xp, n = backend.xp, clean.shape[0]
+    own = taps if taps.shape[0] == 1 else taps[dirty]
+    if not _has_sum(own).all():
+        msg = (
+            "kernel sums to zero, so bad pixels cannot be interpolated by weight; fill them before, or pass "
+            "nan='propagate'"
+        )
+        raise InputError(msg)
+    total = own.sum(axis=(1, 2))[:, None, None]
+    work = np.float64 if _route(backend, own, clean.dtype)[0] == "fft" else clean.dtype
+    values = _apply(backend, clean[dirty].astype(work), own, boundary)
+    weight = _apply(backend, (~bad[dirty]).astype(work), own, boundary)
+    if boundary == "zero":  # the zeros outside count as good pixels
+        whole = _apply(backend, xp.ones((own.shape[0], *clean.shape[1:]), work), own, boundary)
+        weight += xp.asarray(total.astype(weight.dtype)) - whole
+    share = weight / xp.asarray(total.astype(weight.dtype))
+    enough = xp.abs(weight) > MIN_WEIGHT * xp.asarray(np.abs(own).sum(axis=(1, 2))[:, None, None].astype(weight.dtype))
+    fixed = xp.where(enough, values / xp.where(enough, share, 1), np.nan).astype(clean.dtype)
+    if dirty.size == n:
+        return fixed
+    out = xp.empty_like(clean)
+    out[dirty] = fixed
+    rest = np.setdiff1d(np.arange(n), dirty)
+    out[rest] = _apply(backend, clean[rest], taps if taps.shape[0] == 1 else taps[rest], boundary)
+    return out
