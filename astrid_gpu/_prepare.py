@@ -17,7 +17,7 @@ from astrid_gpu.errors import InputError
 from astrid_gpu.flags import PixelFlag
 from astrid_gpu.image import PSF, Image
 from astrid_gpu.io import read_psf
-from astrid_gpu.ops.fill import fill_masked
+from astrid_gpu.ops.fill import fill_masked, fill_profiles
 from astrid_gpu.ops.fourier import padded_shape, shift_phase
 from astrid_gpu.psf import measure_psf_pair
 from astrid_gpu.results import Background, Step
@@ -117,7 +117,7 @@ class PairPreparer:
         with timed(profile, "flux ratio and registration"):
             ratio = flux_ratio(sci.image, aligned.image, *psfs, *stars)
             steps += [*psf_steps, *_ratio_steps(ratio, self.given)]
-            reference, astrometric, moved = _register(aligned, ratio, psfs[1], self.config, self.given)
+            reference, astrometric, moved = _register(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             steps += moved
         return self._pair(sci, aligned, reference, sigma_r, psfs, ratio, astrometric, steps, profile)
 
@@ -263,7 +263,7 @@ def _ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
 
 
 def _register(
-    aligned: Aligned, ratio: FluxRatio, psf: PSF, config: SubtractConfig, given: Given
+    aligned: Aligned, ratio: FluxRatio, psf: PSF, noise: float, config: SubtractConfig, given: Given
 ) -> tuple[np.ndarray, tuple[float, float], list[Step]]:
     """Remove the mean registration offset as a Fourier phase; what scatter remains is astrometric noise."""
     data = aligned.image.data
@@ -287,10 +287,10 @@ def _register(
         f"reference moved by y {dy:+.3f}, x {dx:+.3f} px (Fourier phase); "
         f"astrometric error {error[0]:.3f}, {error[1]:.3f} px from the scatter of {ratio.n_stars} stars"
     )
-    return _shifted(aligned.image, dy, dx, psf), error, [Step("registration", text, {"dy": dy, "dx": dx})]
+    return _shifted(aligned.image, dy, dx, psf, noise), error, [Step("registration", text, {"dy": dy, "dx": dx})]
 
 
-def _shifted(image: Image, dy: float, dx: float, psf: PSF) -> np.ndarray:
+def _shifted(image: Image, dy: float, dx: float, psf: PSF, noise: float) -> np.ndarray:
     """Move an image by a fraction of a pixel: holes and edges filled, a phase in Fourier space, holes put back."""
     from scipy import fft
 
@@ -300,8 +300,8 @@ def _shifted(image: Image, dy: float, dx: float, psf: PSF) -> np.ndarray:
     bad[0, :ny, :nx] = image.bad
     frame = np.zeros((1, *padded), image.data.dtype)
     frame[0, :ny, :nx] = np.where(image.bad, 0, image.data)
-    sigma = max(psf.fwhm / 2.3548, 0.7)
-    filled = fill_masked(frame, bad, sigma, int(np.ceil(3 * sigma)))
+    profiles = fill_profiles([max(psf.fwhm / 2.3548, 0.7)], padded)
+    filled = fill_masked(frame / noise, bad, profiles) * noise
     moved = fft.irfft2(fft.rfft2(filled[0]) * shift_phase(padded, dy, dx), s=padded)[:ny, :nx]
     return np.where(image.bad, np.nan, moved).astype(image.data.dtype)
 

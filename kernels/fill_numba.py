@@ -9,39 +9,42 @@ import numpy as np
 
 __all__ = ["fill_masked"]
 
-_FADE = 0.02  # astrid_gpu.ops.fill.FADE; kernels import nothing from above, the parity test holds the two together
+# As astrid_gpu.ops.fill: kernels import nothing from above, and the parity test holds them equal.
+FADE, SHRINK = 0.005, 4.0
 
 
 @nb.njit(parallel=True, cache=True)
-def _fill(images, bad, weights, full, out):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+def _fill(images, bad, lines, full, out):  # noqa: ANN001, ANN202 - compiled, types are the caller's
     n, py, px = images.shape
-    side = weights.shape[0]
-    radius = side // 2
+    radius = lines.shape[1] - 1
     for row in nb.prange(n * py):
         i, y = row // py, row % py
-        j = i % bad.shape[0]
+        j, k = i % bad.shape[0], i % lines.shape[0]
         for x in range(px):
             if bad[j, y, x] == 0:
                 out[i, y, x] = images[i, y, x]
                 continue
-            total, weight = 0.0, 0.0
-            for dy in range(side):
-                yy = (y + dy - radius + py) % py
-                for dx in range(side):
-                    xx = x + dx - radius
+            total, weight, square = 0.0, 0.0, 0.0
+            for dy in range(-radius, radius + 1):
+                yy = (y + dy + py) % py
+                for dx in range(-radius, radius + 1):
+                    xx = x + dx
                     xx = xx + px if xx < 0 else (xx - px if xx >= px else xx)
                     if bad[j, yy, xx] == 0:
-                        g = weights[dy, dx]
+                        g = lines[k, abs(dy)] * lines[k, abs(dx)]
                         total += g * images[i, yy, xx]
                         weight += g
-            out[i, y, x] = total / (weight + full)
+                        square += g * g
+            norm = weight + FADE * full[k]
+            value = total / norm
+            size = max(abs(value) - SHRINK * np.sqrt(square) / norm, 0.0)
+            out[i, y, x] = size if value > 0 else -size
 
 
-def fill_masked(images: Any, bad: Any, sigma: float, radius: int) -> np.ndarray:
+def fill_masked(images: Any, bad: Any, profiles: np.ndarray) -> np.ndarray:
     """Fill bad pixels from the good ones round them; contract in `astrid_gpu.ops.fill.fill_masked`."""
-    radius = min(radius, (min(images.shape[1:]) - 1) // 2)
-    offset = np.arange(-radius, radius + 1)
-    weights = np.exp(-(offset[:, None] ** 2 + offset[None, :] ** 2) / (2 * sigma * sigma))
+    lines = np.asarray(profiles, float)
+    full = (2 * lines.sum(axis=1) - lines[:, 0]) ** 2
     out = np.empty_like(images)
-    _fill(images, np.ascontiguousarray(bad).view(np.uint8), weights, _FADE * weights.sum(), out)
+    _fill(images, np.ascontiguousarray(bad).view(np.uint8), lines, full, out)
     return out

@@ -13,16 +13,22 @@ from astrid_gpu.ops.mask import border, dilate
 
 __all__ = ["FILL_UNCERTAINTY", "Frames", "combine_masks", "fill_frames", "reach_flags"]
 
-FILL_UNCERTAINTY = 1.0
-"""1-sigma error of a filled pixel as a fraction of the fill itself: beside a saturated core, or a star cut by the
-edge of the frame, what is missing is as uncertain as it is bright; on blank sky it is nearly nothing."""
+FILL_UNCERTAINTY = 2.0
+"""Error of a filled pixel as a fraction of the fill itself: beside a saturated core, or a star cut by the edge of the
+frame, what is missing may well be twice as bright as its rim suggests; on blank sky it is nothing. The errors of neighbouring filled
+pixels have one cause and add up coherently: |k| * error, squared, goes into V(S)."""
 
 
 class Frames(NamedTuple):
-    """Periodic frames (m, py, px) ready to transform, in units of the image's own noise."""
+    """Periodic frames (m, py, px) ready to transform, in units of the image's own noise.
+
+    `variance` is that of the pixels that were measured, 0 elsewhere; `error` the largest likely error of the filled
+    ones, None if nothing was filled with anything.
+    """
 
     data: Any
     variance: Any
+    error: Any
 
 
 def combine_masks(backend: Backend, science: Any, reference: Any, mask: Any | None) -> Any:
@@ -50,9 +56,8 @@ def fill_frames(
     invalid: Any,
     padded: tuple[int, int],
     *,
-    unit: float,
-    sigma: float,
-    radius: int,
+    unit: np.ndarray,
+    profiles: np.ndarray,
 ) -> Frames:
     """Pad images to a periodic frame, fill the padding and the invalid pixels, and carry the variance along.
 
@@ -63,38 +68,38 @@ def fill_frames(
         In the square of the unit of `images`.
     invalid : bool array (1 or m', ny, nx)
         If it differs from image to image the result has m' frames.
-    unit : float
-        Divides the images, and its square the variance.
-    sigma, radius : float, int
-        Window of `ops.fill.fill_masked`.
+    unit : array (n,)
+        Noise of each image: divides it, and its square the variance. A shared image stays shared if all are equal.
+    profiles : array (1 or m, radius + 1)
+        Windows of `ops.fill.fill_masked`.
 
     Notes
     -----
-    Padding is filled as holes are, and its variance is FILL_UNCERTAINTY² times the square of the fill: blank sky
-    beyond the edge adds no noise, so V(S) is right up to the last pixel, and a star cut by the edge raises V(S)
-    as far as it can be wrong.
+    Padding is filled as holes are. Blank sky beyond the edge is filled with nothing and has no variance, so V(S) is
+    right up to the last pixel; a star cut by the edge is continued, and V(S) raised as far as that can be wrong.
     """
     xp = backend.xp
     ny, nx = images.shape[1:]
-    m = max(images.shape[0], invalid.shape[0])
+    unit = unit[:1] if np.all(unit == unit[0]) else unit
+    scale = xp.asarray(1 / unit)[:, None, None]
+    m = max(images.shape[0], invalid.shape[0], len(unit), len(profiles))
     frame = xp.zeros((m, *padded), dtype=images.dtype)
-    frame[:, :ny, :nx] = xp.where(invalid, xp.zeros((), images.dtype), images) * images.dtype.type(1 / unit)
+    frame[:, :ny, :nx] = xp.where(invalid, xp.zeros((), images.dtype), images) * scale.astype(images.dtype)
     bad = xp.ones((invalid.shape[0], *padded), dtype=xp.uint8)
     bad[:, :ny, :nx] = invalid
     fill = backend.ops.get("fill_masked")
     if fill is None:
-        filled = reference_fill.fill_masked(frame, bad, sigma, radius, xp=xp)
+        filled = reference_fill.fill_masked(frame, bad, profiles, xp=xp)
     else:
-        filled = fill(frame, bad, sigma, radius)
-    error = (FILL_UNCERTAINTY * xp.where(bad != 0, filled, xp.zeros((), filled.dtype))) ** 2
-    # A very uncertain fill would drown the blank sky in single-precision rounding: transform it in double.
-    spread = error.astype(np.float64) if bool(error.max() > 1e3) else error
+        filled = fill(frame, bad, profiles)
+    error = FILL_UNCERTAINTY * abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
+    planes = max(invalid.shape[0], getattr(variance, "shape", (1,))[0], len(unit))
+    spread = xp.zeros((planes, *padded), dtype=images.dtype)
     if isinstance(variance, float):
-        spread[:, :ny, :nx] += xp.where(invalid, 0, 1).astype(spread.dtype) * spread.dtype.type(variance / unit**2)
-    else:
-        scaled = xp.where(invalid, xp.zeros((), variance.dtype), variance) * (1 / unit**2)
-        spread[:, :ny, :nx] += scaled.astype(spread.dtype)
-    return Frames(filled, spread)
+        spread[:, :ny, :nx] = xp.where(invalid, 0, 1) * (variance * scale**2)
+    else:  # in double: variances of 1e-36 leave float32 before they are in units of the noise
+        spread[:, :ny, :nx] = xp.where(invalid, xp.zeros((), variance.dtype), variance) * scale**2
+    return Frames(filled, spread, error if bool(error.any()) else None)
 
 
 def reach_flags(backend: Backend, flags: Any, radius: int) -> Any:

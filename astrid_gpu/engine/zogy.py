@@ -10,10 +10,11 @@ import numpy as np
 
 from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine import _checks
-from astrid_gpu.engine._frames import combine_masks, fill_frames, reach_flags
+from astrid_gpu.engine._frames import Frames, combine_masks, fill_frames, reach_flags
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.ops import zogy as reference_ops
+from astrid_gpu.ops.fill import fill_profiles
 from astrid_gpu.ops.fourier import central_stamp, padded_shape, transfer_function
 from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
 from astrid_gpu.results import Difference
@@ -153,14 +154,13 @@ class _Problem:
     astrometric: np.ndarray
 
     def __post_init__(self) -> None:
-        # Work in units in which noise and flux scales are of order one, whatever the caller's unit is: float32
-        # would not hold |F|^4 of erg/s/cm^2. D and S_corr do not depend on them.
-        self.unit = float(np.median(self.sigma[0])), float(np.median(self.sigma[1]))
+        # Each image in units of its own noise, flux scales of order one, whatever the caller's unit is: float32
+        # would not hold |F|^4 of erg/s/cm^2. D and S_corr do not depend on them, and an image's result does not
+        # depend on which others are in the stack.
+        self.unit = self.sigma
         flux = self.flux[0] / self.unit[0], self.flux[1] / self.unit[1]
-        self.gain = float(max(flux[0].max(), flux[1].max()))
-        self.params = reference_ops.make_params(
-            self.sigma[0] / self.unit[0], self.sigma[1] / self.unit[1], flux[0] / self.gain, flux[1] / self.gain
-        )
+        self.gain = np.maximum(*flux)
+        self.params = reference_ops.make_params(1.0, 1.0, flux[0] / self.gain, flux[1] / self.gain)
         self.n = self.science.shape[0]
         self.shape: tuple[int, int] = tuple(self.science.shape[1:])
         sides = np.array([self.psf_science.shape[1:], self.psf_reference.shape[1:]])
@@ -188,11 +188,9 @@ class _Problem:
         stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
         return stamps, reference_ops.flux_scale(self.params) * self.gain
 
-    def fill_window(self) -> tuple[float, int]:
-        """Width and half side of the window that fills holes: that of the wider PSF."""
-        fwhm = max(fwhm_of(self.psf_science[0]), fwhm_of(self.psf_reference[0]))
-        sigma = max(fwhm / 2.3548, 0.7)
-        return sigma, int(np.ceil(3 * sigma))
+    def fill_profiles(self, stamps: np.ndarray) -> np.ndarray:
+        """Windows that fill holes, (1 or n, radius + 1), each as wide as its PSF."""
+        return fill_profiles([max(fwhm_of(stamp) / 2.3548, 0.7) for stamp in stamps], self.padded)
 
     def reach(self) -> int:
         """Distance in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within it."""
@@ -303,13 +301,11 @@ def _solve(problem: _Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
     b, xp = problem.backend, problem.backend.xp
     flags = combine_masks(b, problem.science, problem.reference, problem.mask)
     invalid = (flags & INVALID) != 0
-    sigma, radius = problem.fill_window()
-    window = {"sigma": sigma, "radius": radius}
     pair = [
-        fill_frames(b, images, variance, invalid, problem.padded, unit=unit, **window)
-        for images, variance, unit in (
-            (problem.science, problem.variance_science, problem.unit[0]),
-            (problem.reference, problem.variance_reference, problem.unit[1]),
+        fill_frames(b, images, variance, invalid, problem.padded, unit=unit, profiles=problem.fill_profiles(stamps))
+        for images, variance, unit, stamps in (
+            (problem.science, problem.variance_science, problem.unit[0], problem.psf_science),
+            (problem.reference, problem.variance_reference, problem.unit[1], problem.psf_reference),
         )
     ]
     N, R = (b.rfft2(frames.data) for frames in pair)
@@ -324,7 +320,7 @@ def _solve(problem: _Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
         scale = xp.asarray(1 / (reference_ops.flux_scale(params) * problem.gain), dtype=problem.dtype)
         maps["difference"] = b.irfft2(D, problem.padded)[:, :ny, :nx] * scale[:, None, None]
     if wanted - {"difference"}:
-        maps |= _score_maps(problem, wanted, Sn, Sr, pair[0].variance, pair[1].variance)
+        maps |= _score_maps(problem, wanted, Sn, Sr, pair)
     dead = xp.broadcast_to(invalid, (problem.n, ny, nx))
     for name, values in maps.items():
         maps[name] = xp.where(dead, values.dtype.type(np.nan), values).astype(problem.dtype, copy=False)
@@ -332,21 +328,21 @@ def _solve(problem: _Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
     return maps, xp.ascontiguousarray(flags)
 
 
-def _score_maps(problem: _Problem, wanted: set[str], Sn: Any, Sr: Any, var_n: Any, var_r: Any) -> dict[str, Any]:
-    """S, S_corr, flux and its error from the score spectra and the two variance frames."""
+def _score_maps(problem: _Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list[Frames]) -> dict[str, Any]:
+    """S, S_corr, flux and its error from the score spectra and the variances and fill errors of both frames."""
     b, xp = problem.backend, problem.backend.xp
     Pn, Pr = problem.psf_spectra()
-    kn2, kr2 = (
-        b.rfft2(b.irfft2(k, problem.padded) ** 2)
-        for k in reference_ops.score_kernels(Pn, Pr, problem.kernel_params, xp=xp)
-    )
+    kernels = [b.irfft2(k, problem.padded) for k in reference_ops.score_kernels(Pn, Pr, problem.kernel_params, xp=xp)]
+    kn2, kr2 = (b.rfft2(k**2) for k in kernels)
     floor = 1e-6 * b.to_host((kn2[:, 0, 0] + kr2[:, 0, 0]).real)
-    variance = _convolve_variance(b, var_n, kn2, var_r, kr2, problem.padded).astype(problem.dtype, copy=False)
+    variance = _weigh(b, [f.variance for f in pair], [kn2, kr2], problem.padded)  # eqs. 26, 27
+    if any(f.error is not None for f in pair):
+        variance = variance + _fill_variance(b, [f.error for f in pair], kernels, problem.padded)
     norm = b.to_host(reference_ops.score_norm(Pn, Pr, problem.kernel_params, problem.padded, xp=xp))
     n = problem.n
     scales = np.stack(
         [
-            np.full(n, problem.gain),
+            problem.gain,
             np.broadcast_to(1 / (norm * problem.gain), (n,)),
             np.broadcast_to(floor, (n,)),
         ],
@@ -360,9 +356,17 @@ def _score_maps(problem: _Problem, wanted: set[str], Sn: Any, Sr: Any, var_n: An
     return finish(*frames, variance, scales, problem.astrometric, problem.shape, names)
 
 
-def _convolve_variance(b: Backend, var_n: Any, kn2: Any, var_r: Any, kr2: Any, shape: tuple[int, int]) -> Any:
-    """V_N ⊗ k_n² + V_R ⊗ k_r² (eqs. 26, 27) by one inverse transform."""
-    spectra = [
-        b.rfft2(var) * k2.astype(np.result_type(var.dtype, np.complex64)) for var, k2 in ((var_n, kn2), (var_r, kr2))
-    ]
-    return b.irfft2(spectra[0] + spectra[1], shape)
+def _weigh(b: Backend, maps: list[Any], kernels: list[Any], shape: tuple[int, int]) -> Any:
+    """Convolve each map with its kernel (given as spectra) and add, by one inverse transform."""
+    total = 0
+    for values, kernel in zip(maps, kernels, strict=True):
+        spectrum = b.rfft2(values)
+        total = total + spectrum * kernel.astype(spectrum.dtype)
+    return b.irfft2(total, shape)
+
+
+def _fill_variance(b: Backend, errors: list[Any], kernels: list[Any], shape: tuple[int, int]) -> Any:
+    """Square of the largest error that filled pixels can bring into S: (|k_n| * E_n + |k_r| * E_r)²."""
+    present = [(error, b.rfft2(abs(k))) for error, k in zip(errors, kernels, strict=True) if error is not None]
+    bound = _weigh(b, [error for error, _ in present], [k for _, k in present], shape)
+    return b.xp.maximum(bound, 0) ** 2

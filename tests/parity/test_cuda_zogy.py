@@ -116,8 +116,10 @@ def test_fill(seed, real, shared, rng):
     bad = rng.random((1 if shared else 2, 40, 57)) < 0.1
     bad[:, 10:32, 20:45] = True  # a hole wider than the window
     bad[:, -5:] = bad[:, :, -4:] = True  # padding: filled from both sides of the periodic frame
-    got = emu.backend(seed).ops["fill_masked"](images, bad, 1.7, 5)
-    wanted = reference_fill.fill_masked(images.astype(float), bad, 1.7, 5)
+    got = emu.backend(seed).ops["fill_masked"](images, bad, reference_fill.fill_profiles([1.7], images.shape[1:]))
+    wanted = reference_fill.fill_masked(
+        images.astype(float), bad, reference_fill.fill_profiles([1.7], images.shape[1:])
+    )
     good = np.broadcast_to(~bad, images.shape)
     np.testing.assert_array_equal(got[good], images[good])
     close(got, wanted, abs(images).max())
@@ -131,7 +133,8 @@ def test_fill_never_reads_what_is_bad(rng):
     bad[0, 4:7, 5:9] = 3
     holed = np.where(bad != 0, np.float32(np.nan), images)
     np.testing.assert_array_equal(
-        emu.backend().ops["fill_masked"](holed, bad, 1.0, 3), emu.backend().ops["fill_masked"](images, bad, 1.0, 3)
+        emu.backend().ops["fill_masked"](holed, bad, reference_fill.fill_profiles([1.0], images.shape[1:])),
+        emu.backend().ops["fill_masked"](images, bad, reference_fill.fill_profiles([1.0], images.shape[1:])),
     )
 
 
@@ -140,14 +143,14 @@ def test_fill_window_is_cut_to_the_frame(shape, rng):
     images = rng.standard_normal((1, *shape)).astype(np.float32)
     bad = rng.random((1, *shape)) < 0.4
     close(
-        emu.backend().ops["fill_masked"](images, bad, 2.0, 30),
-        reference_fill.fill_masked(images.astype(float), bad, 2.0, 30),
+        emu.backend().ops["fill_masked"](images, bad, reference_fill.fill_profiles([12.0], images.shape[1:])),
+        reference_fill.fill_masked(images.astype(float), bad, reference_fill.fill_profiles([12.0], images.shape[1:])),
         abs(images).max(),
     )
 
 
 def test_fade_is_that_of_the_reference():
-    assert cuda_fill.FADE == reference_fill.FADE
+    assert (cuda_fill.FADE, cuda_fill.SHRINK) == (reference_fill.FADE, reference_fill.SHRINK)
 
 
 def test_engine_agrees_with_its_reference(rng):

@@ -54,23 +54,31 @@ def scene(rng, shape, psf_n, psf_r, n=1, bright=3e3):
     return N, R, Vn, Vr, numbers
 
 
-def oracle_of(N, R, psf_n, psf_r, Vn, Vr, numbers, mask=None, ast=(0.0, 0.0)):
+def oracle_of(N, R, psf_n, psf_r, Vn, Vr, numbers, mask=None, ast=(0.0, 0.0), backend=None):
     """Run the oracle on the engine's own padded frames, for one pair."""
     b = ag.get_backend("numpy")
     pn, pr = prepare_psf(psf_n, name="n")[0], prepare_psf(psf_r, name="r")[0]
-    padded = padded_shape(N.shape, max(*pn.shape, *pr.shape), b.next_fast_len)
-    sigma = max(max(fwhm_of(pn), fwhm_of(pr)) / 2.3548, 0.7)
+    padded = padded_shape(N.shape, max(*pn.shape, *pr.shape), (backend or b).next_fast_len)
     flags = combine_masks(b, N[None], R[None], None if mask is None else mask[None])
     invalid = (flags & INVALID) != 0
     sn, sr = numbers["sigma_science"], numbers["sigma_reference"]
     frames = [
-        fill_frames(b, image[None], var[None], invalid, padded, unit=unit, sigma=sigma, radius=int(np.ceil(3 * sigma)))
-        for image, var, unit in ((N, Vn, sn), (R, Vr, sr))
+        fill_frames(
+            b,
+            image[None],
+            var[None],
+            invalid,
+            padded,
+            unit=np.array([unit]),
+            profiles=fill_ops.fill_profiles([max(fwhm_of(psf) / 2.3548, 0.7)], padded),
+        )
+        for image, var, unit, psf in ((N, Vn, sn, pn), (R, Vr, sr, pr))
     ]
     full = zogy_oracle(
         frames[0].data[0] * sn, frames[1].data[0] * sr, place(pn, padded), place(pr, padded), sn, sr,
         numbers["flux_science"], numbers["flux_reference"],
         frames[0].variance[0] * sn**2, frames[1].variance[0] * sr**2, *ast,
+        *(np.zeros(padded) if f.error is None else f.error[0] * unit for f, unit in zip(frames, (sn, sr), strict=True)),
     )  # fmt: skip
     crop = {k: v[: N.shape[0], : N.shape[1]] for k, v in full.items() if np.ndim(v) == 2 and k != "psf"}
     return crop | {k: full[k] for k in ("F_D", "F_S", "psf")}, invalid[0]
@@ -109,7 +117,7 @@ def test_every_backend_in_float32_equals_the_oracle(rng, backend, shape, psfs):
         to(N[0]), to(R), psf_n, psf_r, **numbers, variance_science=to(Vn), variance_reference=to(Vr),
         astrometric_error=(0.1, 0.05), outputs=("difference", "score", "score_corr", "flux"), backend=backend,
     )  # fmt: skip
-    want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=(0.1, 0.05))
+    want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=(0.1, 0.05), backend=backend)
     assert np.abs(backend.to_host(diff.score_corr) - want["score_corr"]).max() < FLOAT32_SCORR
     for name in ("score", "flux", "flux_error"):
         got = backend.to_host(getattr(diff, name))
@@ -162,7 +170,7 @@ def test_masked_pixels_equal_the_oracle_on_the_filled_frame(rng, backend):
     to = lambda a: backend.asarray(a.astype(np.float32))  # noqa: E731
     diff = ag.zogy(to(N[0]), to(R), psf_n, psf_r, **numbers, variance_science=to(Vn), variance_reference=to(Vr),
                    mask=backend.asarray(mask), backend=backend)  # fmt: skip
-    want, invalid = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, mask=mask)
+    want, invalid = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, mask=mask, backend=backend)
     got = backend.to_host(diff.score_corr)
     np.testing.assert_array_equal(np.isnan(got), invalid)
     assert np.abs(got - want["score_corr"])[~invalid].max() < FLOAT32_SCORR
@@ -214,6 +222,9 @@ def test_fill_masked_twin(rng, backend, shared):
     images = rng.normal(size=(2, 43, 50)).astype(np.float32)
     bad = np.zeros((1 if shared else 2, 43, 50), np.uint8)
     bad[:, 35:], bad[:, :, 41:], bad[0, 10:14, 20], bad[-1, :30, :30] = 1, 1, 1, 1
-    got = backend.to_host(op(backend.asarray(images), backend.asarray(bad), 1.7, 6))
-    want = fill_ops.fill_masked(images.astype(float), bad, 1.7, 6)
-    np.testing.assert_allclose(got, want, atol=2e-6)
+    images[:, 30:] += 40  # a star's worth, so that the fill is more than nothing
+    profiles = fill_ops.fill_profiles([1.7] if shared else [1.7, 1.1], images.shape[1:])
+    got = backend.to_host(op(backend.asarray(images), backend.asarray(bad), profiles))
+    want = fill_ops.fill_masked(images.astype(float), bad, profiles)
+    assert np.abs(want[bad != 0 if not shared else np.broadcast_to(bad, want.shape) != 0]).max() > 10
+    np.testing.assert_allclose(got, want, atol=4e-5)  # 40 x float32 rounding of a hundred terms

@@ -11,12 +11,12 @@ from astrid_gpu.backends.cuda.context import Context, blocks_for, options_for
 __all__ = ["fill_masked"]
 
 _TILE = (32, 8)
-# As ops.fill.FADE, which this layer may not import; tests/parity/test_cuda_zogy.py holds the two equal.
-FADE = 0.02
+# As in ops.fill, which this layer may not import; the parity tests hold them equal.
+FADE, SHRINK = 0.005, 4.0
 
 
-def fill_masked(ctx: Context, images: Any, bad: Any, sigma: float, radius: int) -> Any:
-    """Replace each bad pixel by a Gaussian-weighted mean of the good pixels round it on a periodic frame.
+def fill_masked(ctx: Context, images: Any, bad: Any, profiles: np.ndarray) -> Any:
+    """Replace each bad pixel by a Gaussian-weighted mean of the good pixels round it, less the noise of that mean.
 
     Parameters
     ----------
@@ -24,10 +24,8 @@ def fill_masked(ctx: Context, images: Any, bad: Any, sigma: float, radius: int) 
         Finite wherever `bad` is 0.
     bad : bool or uint8 array, shape (n, py, px) or (1, py, px)
         Nonzero = replace.
-    sigma : float
-        Width of the Gaussian in pixels.
-    radius : int
-        Half side of the window in pixels, cut to what fits the frame once.
+    profiles : float array, shape (1 or n, radius + 1), on the host
+        The Gaussian along one axis (`ops.fill.fill_profiles`).
 
     Returns
     -------
@@ -41,9 +39,9 @@ def fill_masked(ctx: Context, images: Any, bad: Any, sigma: float, radius: int) 
     xp = ctx.xp
     n, py, px = images.shape
     real = images.dtype
-    radius = min(int(radius), (min(py, px) - 1) // 2)
-    line = np.exp(-(np.arange(radius + 1) ** 2) / (2.0 * sigma * sigma))
-    full = (2.0 * line.sum() - 1.0) ** 2
+    radius = profiles.shape[1] - 1
+    fades = FADE * (2.0 * profiles.sum(axis=1) - profiles[:, 0]) ** 2
+    many = profiles.shape[0] > 1
     images, bad = xp.ascontiguousarray(images), xp.ascontiguousarray(bad)
     filled = xp.empty_like(images)
     kernel = ctx.kernel("fill.cu", "fill_masked", options_for(real))
@@ -51,10 +49,11 @@ def fill_masked(ctx: Context, images: Any, bad: Any, sigma: float, radius: int) 
         (blocks_for(px, _TILE[0]), blocks_for(py, _TILE[1]), blocks_for(n, 1)),
         _TILE,
         (
-            *(images, bad, xp.asarray(line, dtype=real), filled),
+            *(images, bad, xp.asarray(profiles, dtype=real), xp.asarray(fades, dtype=real), filled),
             *(np.int32(value) for value in (n, py, px, radius)),
-            real.type(FADE * full),
+            real.type(SHRINK),
             np.int64(py * px if bad.shape[0] > 1 else 0),
+            *(np.int32(stride if many else 0) for stride in (radius + 1, 1)),
         ),
     )
     return filled
