@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from astrid_gpu.io.daophot import DaophotPsf, read_daophot_psf
+from astrid_gpu.io.difference import difference_hdulist, write_cutout_fits, write_difference
 from astrid_gpu.io.images import as_image, read_image
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.io.psf_files import psf_from_stamp, read_psf
 from astrid_gpu.io.psfex import PsfexModel, read_psfex
+from astrid_gpu.io.tables import candidates_table, write_candidates
 from astrid_gpu.ops.psf_stamps import fwhm_of
 
 __all__ = [
@@ -14,10 +16,15 @@ __all__ = [
     "PsfexModel",
     "as_image",
     "atomic_path",
+    "candidates_table",
+    "difference_hdulist",
     "fwhm_of",
     "psf_from_stamp",
     "read_daophot_psf",
     "read_image",
     "read_psf",
     "read_psfex",
+    "write_candidates",
+    "write_cutout_fits",
+    "write_difference",
 ]

@@ -165,8 +165,9 @@ def _times(h: _Header, meta: dict[str, Any]) -> None:
     if mjd is None:
         jd, _ = h.number(_JD, positive=True)
         mjd = jd - 2400000.5 if jd is not None and jd > 2400000.5 else None
-    if mjd is None and date is not None:
-        mjd = _mjd_of(date)
+    stamp = _mjd_of(date) if date is not None else None
+    if stamp is not None and (mjd is None or (mjd == int(mjd) and int(stamp) == mjd)):
+        mjd = stamp  # some write the day alone as MJD-OBS and the time elsewhere
     if mjd is not None:
         meta["mjd"] = mjd
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.flags import INVALID
 from astrid_gpu.image import Image
 from astrid_gpu.io.files import find_hdu, open_fits, pixels_of, silent, split_spec
 
@@ -23,6 +24,8 @@ def bad_bits(header: Any) -> int | None:
     ZTF and PTF flag detected sources too (bits 1 and 11, which would mask every star), JWST flags every jump that
     it repaired (only bit 0, DO_NOT_USE, counts), LSST flags detections.
     """
+    if header.get("BIT00") == "BAD_SCIENCE":  # one of ours: the other bits are warnings on good pixels
+        return INVALID
     origin = " ".join(str(header.get(key, "")) for key in ("ORIGIN", "TELESCOP", "INSTRUME")).upper()
     if "ZWICKY" in origin or "ZTF" in origin:
         return 6141
