@@ -39,8 +39,12 @@ FLAGS = (
     "-Wno-unused-function",
     "-Wno-unused-variable",
 )
-UBSAN = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")  # a trap becomes a RuntimeError with the line
-ASAN = ("-fsanitize=address", "-fno-omit-frame-pointer")
+UBSAN = (
+    "-O1",
+    "-fsanitize=undefined",
+    "-fsanitize-undefined-trap-on-error",
+)  # a trap becomes a RuntimeError with the line
+ASAN = ("-O1", "-fsanitize=address", "-fno-omit-frame-pointer")
 _LOCK = threading.Lock()  # the scheduler keeps its state in globals
 
 
@@ -119,7 +123,10 @@ def _compile(text: str, stem: str, command: list[str]) -> Path:
         source = CACHE / f"{stem}_{key}.cpp"
         source.write_text(text, encoding="utf-8")
         partial = library.with_suffix(".partial")
-        done = subprocess.run([*command, str(source), "-o", str(partial)], capture_output=True, text=True, check=False)
+        # Under ASan the runtime is preloaded into this process; the compiler would crawl with it.
+        env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+        line = [*command, str(source), "-o", str(partial)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
         if done.returncode or done.stderr:
             msg = f"{stem} does not compile cleanly for the host:\n{done.stderr[:6000]}"
             raise RuntimeError(msg)
