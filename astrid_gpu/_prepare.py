@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu.align import Aligned, align
-from astrid_gpu.calibrate import FluxRatio, flux_ratio, noise_variance, saturation_mask, subtract_background
+from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import PixelFlag
@@ -19,7 +20,7 @@ from astrid_gpu.image import PSF, Image
 from astrid_gpu.io import read_psf
 from astrid_gpu.ops.fill import fill_masked, fill_profiles
 from astrid_gpu.ops.fourier import padded_shape, shift_phase
-from astrid_gpu.psf import measure_psf_pair
+from astrid_gpu.psf import measure_psf, measure_psf_pair
 from astrid_gpu.results import Background, Step
 from astrid_gpu.stars import find_stars
 
@@ -241,9 +242,12 @@ def _psfs(
             centre = (images[role].shape[0] - 1) / 2, (images[role].shape[1] - 1) / 2
             fixed[role] = read_psf(spec, y=centre[0], x=centre[1])
     measured: dict[str, PSF] = {}
-    if len(fixed) < 2:
-        wanted = [role for role in asked if role not in fixed]
-        measured = measure_psf_pair(science, reference, *stars, size=config.psf_size, roles=tuple(wanted))
+    if not fixed:
+        pair = measure_psf_pair(science, reference, *stars, size=config.psf_size)
+        measured = dict(zip(asked, pair, strict=True))
+    for role, catalogue in zip(asked, stars, strict=True):
+        if role not in fixed | measured:
+            measured[role] = measure_psf(images[role], stars=catalogue, size=config.psf_size)
     both = fixed | measured
     steps = []
     for role in asked:
