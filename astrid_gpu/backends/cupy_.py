@@ -26,6 +26,14 @@ _INSTALL = "pip install 'astrid-gpu[cuda13]' for drivers of 580 and newer, or 'a
 
 
 # ---- probe -----------------------------------------------------------------------------------------------------------
+def _found() -> bool:
+    """Return whether there is a cupy to import, without importing it."""
+    try:
+        return util.find_spec("cupy") is not None
+    except (ImportError, ValueError):  # what find_spec raises where another package left a broken entry
+        return False
+
+
 def _installed_wheels() -> dict[str, str]:
     """Return the installed CuPy distributions and their versions."""
     found: dict[str, str] = {}
@@ -49,7 +57,7 @@ def _first_line(error: BaseException) -> str:
 
 def _examine() -> BackendStatus:
     """Climb from "is it installed" to "is the device new enough"; the first step that fails is the reason."""
-    if util.find_spec("cupy") is None:
+    if not _found():
         return BackendStatus(False, f"CuPy is not installed; {_INSTALL}", {})
     wheels = _installed_wheels()
     details = dict(wheels)

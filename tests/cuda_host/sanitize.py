@@ -17,11 +17,10 @@ from tests.cuda_host.cases import CASES
 
 
 def main(names: list[str]) -> None:
-    """Run the named operations, or all, in both precisions."""
+    """Run the named operations, or all."""
     ops = emu.EmulatedBackend(seed=2, flags=host.ASAN).ops
     for name in names or list(CASES):
-        for real in (np.float32, np.float64):
-            ops[name](*CASES[name](np.random.default_rng(1), real))
+        ops[name](*CASES[name](np.random.default_rng(1), np.float32))
         print(name, flush=True)
 
 

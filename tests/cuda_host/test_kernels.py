@@ -77,6 +77,7 @@ def test_inputs_are_left_alone(name):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_no_access_beyond_an_array():
     done = subprocess.run(
         [sys.executable, "-m", "tests.cuda_host.sanitize"],
