@@ -216,8 +216,9 @@ def _interpolate(backend: Backend, clean: Any, bad: Any, dirty: np.ndarray, taps
         raise InputError(msg)
     total = own.sum(axis=(1, 2))[:, None, None]
     work = np.float64 if _route(backend, own, clean.dtype)[0] == "fft" else clean.dtype
-    values = _apply(backend, clean[dirty].astype(work), own, boundary)
-    weight = _apply(backend, (~bad[dirty]).astype(work), own, boundary)
+    which = xp.asarray(dirty)
+    values = _apply(backend, clean[which].astype(work), own, boundary)
+    weight = _apply(backend, (~bad[which]).astype(work), own, boundary)
     if boundary == "zero":  # the zeros outside count as good pixels
         whole = _apply(backend, xp.ones((own.shape[0], *clean.shape[1:]), work), own, boundary)
         weight += xp.asarray(total.astype(weight.dtype)) - whole
@@ -227,7 +228,8 @@ def _interpolate(backend: Backend, clean: Any, bad: Any, dirty: np.ndarray, taps
     if dirty.size == n:
         return fixed
     out = xp.empty_like(clean)
-    out[dirty] = fixed
+    out[which] = fixed
     rest = np.setdiff1d(np.arange(n), dirty)
-    out[rest] = _apply(backend, clean[rest], taps if taps.shape[0] == 1 else taps[rest], boundary)
+    others = xp.asarray(rest)
+    out[others] = _apply(backend, clean[others], taps if taps.shape[0] == 1 else taps[rest], boundary)
     return out

@@ -152,6 +152,8 @@ def clipped_width(clip: float) -> float:
     at +-a. It is 0.985 at 3 sigma: a measured rms divided by it is unbiased. Below ``clip = sqrt(3)`` there is no
     such width: a flat distribution would be clipped for ever.
     """
+    if clip > 30.0:  # nothing is cut off
+        return 1.0
     width = 1.0
     for _ in range(10_000):
         a = clip * width
