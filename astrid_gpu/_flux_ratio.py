@@ -9,8 +9,8 @@ import numpy as np
 
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import PSF, Image
-from astrid_gpu.ops.flux import LineFit, MatchedSamples, fit_line, matched_samples, robust_mean
-from astrid_gpu.ops.noise import clipped_statistics
+from astrid_gpu.ops.flux import LineFit, MatchedSamples, fit_line, matched_samples, matched_values, robust_mean
+from astrid_gpu.ops.noise import clipped_statistics, median_sigma
 from astrid_gpu.results import Step
 from astrid_gpu.stars import StarFlag, match_stars
 
@@ -18,7 +18,6 @@ __all__ = ["FluxRatio", "flux_ratio"]
 
 _UNUSABLE = int(StarFlag.EDGE | StarFlag.BAD_PIXEL | StarFlag.SATURATED | StarFlag.SHARP)
 _MAX_LOST = 0.02  # part of a PSF on bad pixels or off the frame that a place may lose
-_MIN_FOR_OFFSET = 6  # places from which the sky offset gamma is fitted too
 _UNKNOWN_ERROR = 0.5  # fractional error of a flux ratio nothing is known about
 
 
@@ -139,11 +138,38 @@ class _Pair:
         self, science: Image, reference: Image, psf_n: PSF, psf_r: PSF, var_n: Any, var_r: Any, bad: np.ndarray
     ) -> None:
         self.names = f"{science.name} / {reference.name}"
-        self.bad = bad
+        self.bad, self.grid = bad, None
         self.n, self.r = (np.where(bad, 0.0, im.data.astype(np.float64)) for im in (science, reference))
         self.psf_n, self.psf_r = (np.asarray(p.data, float) for p in (psf_n, psf_r))
         self.fwhm = float(np.nanmax([psf_n.fwhm, psf_r.fwhm, 1.5]))
         self.var_n, self.var_r = _variance(self.n, var_n, bad, science), _variance(self.r, var_r, bad, reference)
+
+    def sky_offset(self, beta: float) -> tuple[float, float]:
+        """Return the median of D_n - beta D_r over a grid of pixels, and its error.
+
+        Under the same PSF what is constant cancels, so crowded fields have an offset too, where no sky is blank.
+        """
+        if self.grid is None:
+            self.grid = self._sample_grid()
+        values = self.grid[0] - beta * self.grid[1]
+        if values.size < 50:
+            return 0.0, float("nan")
+        middle, sigma = median_sigma(values)
+        return middle, float(1.2533 * sigma / np.sqrt(values.size))
+
+    def _sample_grid(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return D_n and D_r at up to some 4000 pixels a FWHM or more apart, so that their noise is independent."""
+        ny, nx = self.bad.shape
+        step = max(round(self.fwhm), int(np.ceil(np.sqrt(ny * nx / 4000))))
+        y, x = (a.ravel() for a in np.meshgrid(np.arange(step // 2, ny, step), np.arange(step // 2, nx, step), indexing="ij"))
+        parts = [self._values(y[i : i + 500], x[i : i + 500]) for i in range(0, len(y), 500)]
+        return tuple(np.concatenate([p[k] for p in parts]) for k in range(2))  # type: ignore[return-value]
+
+    def _values(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return D_n and D_r at pixels (y, x), those that lose too much left out."""
+        found = matched_values(self.n, self.r, self.psf_n, self.psf_r, self.bad, y, x)
+        keep = found[2] < _MAX_LOST
+        return found[0][keep], found[1][keep]
 
     def sample(self, y: np.ndarray, x: np.ndarray) -> MatchedSamples:
         """Sample both images at pixels (y, x), without the places that lose too much to bad pixels and edges."""
@@ -203,11 +229,7 @@ def _bright_pixels(pair: _Pair, max_places: int) -> tuple[np.ndarray, np.ndarray
 
 def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
     """Fit ratio and offsets to sampled places."""
-    contrast = s.reference.max() / max(s.reference.min(), 1e-300) if len(s.reference) else 1.0
-    offset_too = len(s.reference) >= _MIN_FOR_OFFSET and contrast > 2.0
-    fit = fit_line(s.reference, s.science, s.variance_reference, s.variance_science, intercept=offset_too)
-    if not (np.isfinite(fit.slope) and fit.slope > 0):
-        fit = fit_line(s.reference, s.science, s.variance_reference, s.variance_science, intercept=False)
+    fit, gamma, gamma_error = _ratio_and_offset(pair, s)
     dy, scatter_y = _shift(s.dy, s.dy_variance, fit)
     dx, scatter_x = _shift(s.dx, s.dx_variance, fit)
     n = int((fit.weights > 0.05).sum())
@@ -216,14 +238,14 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
         f"{pair.names}: flux ratio {fit.slope:.5g} +- {fit.slope_error:.2g} from {what}, "
         f"offset (dy, dx) ({dy:+.3f}, {dx:+.3f}) px, scatter ({scatter_y:.3f}, {scatter_x:.3f}) px"
     )
-    values = {"beta": fit.slope, "beta_error": fit.slope_error, "gamma": fit.intercept, "n_stars": n, "method": method}
-    values |= {"gamma_error": fit.intercept_error, "intrinsic": fit.intrinsic}
+    values = {"beta": fit.slope, "beta_error": fit.slope_error, "gamma": gamma, "n_stars": n, "method": method}
+    values |= {"gamma_error": gamma_error, "intrinsic": fit.intrinsic}
     values |= {"dy": dy, "dx": dx, "scatter_y": scatter_y, "scatter_x": scatter_x}
     error = max(fit.slope_error, 0.1 * fit.slope) if len(s.reference) == 1 else fit.slope_error
     return FluxRatio(
         beta=fit.slope,
         beta_error=error,
-        gamma=fit.intercept,
+        gamma=gamma,
         n_stars=n if method == "stars" else 0,
         dy=dy,
         dx=dx,
@@ -233,6 +255,16 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
         method=method,
         step=Step("flux ratio", text, values),
     )
+
+
+def _ratio_and_offset(pair: _Pair, s: MatchedSamples) -> tuple[LineFit, float, float]:
+    """Fit the ratio at the sources and the sky offset on all pixels in turn, so that neither stands in for the other."""
+    fit = fit_line(s.reference, s.science, s.variance_reference, s.variance_science, intercept=False)
+    gamma = error = 0.0
+    for _ in range(3):
+        gamma, error = pair.sky_offset(fit.slope)
+        fit = fit_line(s.reference, s.science - gamma, s.variance_reference, s.variance_science, intercept=False)
+    return fit, gamma, error
 
 
 def _shift(offset: np.ndarray, variance: np.ndarray, fit: LineFit) -> tuple[float, float]:

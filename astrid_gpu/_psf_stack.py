@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astrid_gpu._moffat import Moffat, fit_moffat, moffat_profile
+from astrid_gpu._moffat import Moffat, fit_moffat, fit_moffat_stars, moffat_profile
 from astrid_gpu.ops.flux import cut_windows
 from astrid_gpu.ops.psf_stamps import centroid_of
 
@@ -14,7 +14,7 @@ __all__ = ["PsfStack", "build_psf"]
 
 _MARGIN = 4  # pixels cut round a stamp so that shifting it brings in nothing from outside
 _MODEL_ERROR = 0.02  # of the PSF's own value: keeps the brightest stars and the core from ruling alone
-_ROUNDS = 5
+_ROUNDS = 4
 
 
 class PsfStack(NamedTuple):
@@ -60,25 +60,54 @@ def build_psf(
     empirical : bool
         False: the Moffat profile alone is returned.
     """
+    if not empirical:
+        return _profile_alone(data, variance, bad, stars, chosen, half, fwhm)
     psf = _start_psf(half, fwhm)
     y, x = np.rint(stars["y"][chosen]).astype(int), np.rint(stars["x"][chosen]).astype(int)
     cuts = _Cuts(data, variance, bad, y, x, half + _MARGIN)
     # A windowed centre in a crowd is off by a little: the fit against the PSF refines it from here.
     offset = np.stack([stars["y"][chosen] - y, stars["x"][chosen] - x], axis=1)
     keep = np.ones(len(chosen), dtype=bool)
-    moffat, radius, chi2 = None, 0.0, np.full(len(chosen), np.nan)
+    moffat: Moffat | None = None
+    radius, chi2 = 0.0, np.full(len(chosen), np.nan)
     for i in range(_ROUNDS):
         neighbours = _neighbour_light(cuts, data, bad, stars, chosen, psf)
         shifted, weight, offset, chi2 = _register(cuts, neighbours, psf, offset, fwhm)
         if i >= 1:
             keep = _inliers(chi2)
         mean, error = _average(shifted[keep], weight[keep], psf)
-        moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm)
+        moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
         profile = moffat_profile(moffat, mean.shape)
-        blended, radius = _blend(mean - moffat.constant, profile, error, fwhm) if empirical else (profile, 0.0)
-        psf = _finish(blended if empirical else moffat_profile(moffat, mean.shape, centred=True))
+        blended, radius = _blend(mean - moffat.constant, profile, error, fwhm)
+        psf = _finish(blended)
     assert moffat is not None
     return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius)
+
+
+def _profile_alone(
+    data: np.ndarray,
+    variance: np.ndarray,
+    bad: np.ndarray,
+    stars: np.ndarray,
+    chosen: np.ndarray,
+    half: int,
+    fwhm: float,
+) -> PsfStack:
+    """Fit a Moffat profile to the pixels of the chosen stars, neighbours taken off with the profile of the last round."""
+    psf = _start_psf(half, fwhm)
+    y, x = np.rint(stars["y"][chosen]).astype(int), np.rint(stars["x"][chosen]).astype(int)
+    offset = np.stack([stars["y"][chosen] - y, stars["x"][chosen] - x], axis=1)
+    cuts = _Cuts(data, variance, bad, y, x, half)
+    grid = np.arange(-half, half + 1)
+    outside = np.hypot(grid[:, None], grid[None, :]) > max(3.0 * fwhm, 4.0)
+    chi2 = np.full(len(chosen), np.nan)
+    for _ in range(2):
+        light = _neighbour_light(cuts, data, bad, stars, chosen, psf)
+        error2 = np.where(cuts.bad | outside, 0.0, cuts.variance + (0.05 * light) ** 2)
+        error2 = np.where(error2 > 0, error2 + (_MODEL_ERROR * np.maximum(cuts.data - light, 0.0)) ** 2, 0.0)
+        moffat, _, chi2 = fit_moffat_stars(cuts.data - light, error2, offset, fwhm)
+        psf = _finish(moffat_profile(moffat, psf.shape, centred=True))
+    return PsfStack(psf, moffat, np.ones(len(chosen), bool), float(np.median(chi2)), 0.0)
 
 
 class _Cuts:
@@ -115,29 +144,38 @@ def _at(psf: np.ndarray, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarra
 def _neighbour_light(
     cuts: _Cuts, data: np.ndarray, bad: np.ndarray, stars: np.ndarray, chosen: np.ndarray, psf: np.ndarray
 ) -> np.ndarray:
-    """Return the light of all other sources in each window, (m, s, s), from fluxes fitted to all at once."""
+    """Return the light of all other sources in each window, (m, s, s): a model of the field less the star itself."""
     from scipy.spatial import cKDTree
 
-    m, reach = len(chosen), cuts.half + psf.shape[0] // 2
-    light = np.zeros_like(cuts.data)
+    reach, half = cuts.half + psf.shape[0] // 2, psf.shape[0] // 2
     places = np.stack([stars["y"], stars["x"]], axis=1)
-    tree = cKDTree(places)
-    near = tree.query_ball_point(np.stack([cuts.y, cuts.x], axis=1), reach, p=np.inf)
+    near = cKDTree(places).query_ball_point(np.stack([cuts.y, cuts.x], axis=1), reach, p=np.inf)
     involved = np.unique(np.concatenate([np.asarray(n, dtype=int) for n in near]))
     if involved.size <= 1:
-        return light
-    flux = np.zeros(len(stars))
-    flux[involved] = _joint_fluxes(data, bad, places[involved], psf, np.maximum(stars["flux"][involved], 0.0))
-    for k in range(m):
-        others = np.asarray([j for j in near[k] if j != chosen[k]], dtype=int)
-        if others.size:
-            models = _at(psf, cuts.half, places[others, 0] - cuts.y[k], places[others, 1] - cuts.x[k])
-            light[k] = np.einsum("j,jab->ab", flux[others], models)
+        return np.zeros_like(cuts.data)
+    places = places[involved]
+    y, x = _nearest(places, data.shape)
+    models = _at(psf, half, places[:, 0] - y, places[:, 1] - x)
+    flux = _joint_fluxes(data, bad, places, psf, models, np.maximum(stars["flux"][involved], 0.0))
+    models *= flux[:, None, None]
+    field = np.zeros((data.shape[0] + 2 * half, data.shape[1] + 2 * half))
+    for k in range(len(places)):
+        field[y[k] : y[k] + 2 * half + 1, x[k] : x[k] + 2 * half + 1] += models[k]
+    light = cut_windows(field[half:-half, half:-half], cuts.y, cuts.x, cuts.half)
+    own = np.searchsorted(involved, chosen)
+    middle = slice(cuts.half - half, cuts.half + half + 1)
+    light[:, middle, middle] -= models[own]
     return light
 
 
+def _nearest(places: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels nearest to places (y, x), inside the frame."""
+    y, x = np.rint(places).astype(int).T
+    return np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)
+
+
 def _joint_fluxes(
-    data: np.ndarray, bad: np.ndarray, places: np.ndarray, psf: np.ndarray, first: np.ndarray
+    data: np.ndarray, bad: np.ndarray, places: np.ndarray, psf: np.ndarray, models: np.ndarray, first: np.ndarray
 ) -> np.ndarray:
     """Solve the normal equations of unweighted PSF photometry of overlapping sources, fluxes not negative.
 
@@ -152,11 +190,8 @@ def _joint_fluxes(
     frame = np.pad(psf, side // 2 + 1)
     auto = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(frame)) ** 2, frame.shape))
     middle = auto.shape[0] // 2
-    reach = min(side // 2, middle - 1)
-    y, x = np.rint(places[:, 0]).astype(int), np.rint(places[:, 1]).astype(int)
-    half = side // 2
-    y, x = np.clip(y, 0, data.shape[0] - 1), np.clip(x, 0, data.shape[1] - 1)
-    models = _at(psf, half, places[:, 0] - y, places[:, 1] - x)
+    reach, half = min(side // 2, middle - 1), side // 2
+    y, x = _nearest(places, data.shape)
     holes = cut_windows(bad.astype(float), y, x, half, fill=1.0) > 0
     windows = cut_windows(np.where(bad, 0.0, data), y, x, half)
     right = np.einsum("mab,mab->m", windows, models)
@@ -164,7 +199,8 @@ def _joint_fluxes(
     pairs = cKDTree(places).query_pairs(reach, output_type="ndarray")
     i, j = (pairs[:, 0], pairs[:, 1]) if len(pairs) else (np.zeros(0, int), np.zeros(0, int))
     d = places[i] - places[j]
-    overlap = map_coordinates(spline_filter(auto, order=3), [d[:, 0] + middle, d[:, 1] + middle], order=3, prefilter=False)
+    lag = [d[:, 0] + middle, d[:, 1] + middle]
+    overlap = map_coordinates(spline_filter(auto, order=3), lag, order=3, prefilter=False)
     n = len(places)
     rows, columns = np.concatenate([i, j, np.arange(n)]), np.concatenate([j, i, np.arange(n)])
     diagonal = np.maximum(seen, 0.05 * auto.max()) + 0.01 * auto.max()
@@ -207,7 +243,8 @@ def _register(
     chi2 = np.where(flux > 0, misfit / np.maximum(core.sum((1, 2)) - 4, 1), np.inf)
     shifted = _fourier_shift(unit, -offset)
     holes = _fourier_round(cuts.bad, -offset)
-    weight = np.where(holes, 0.0, 1.0 / (variance / safe**2 + (_MODEL_ERROR * _at(psf, cuts.half, *np.zeros((2, 1)))) ** 2))
+    centred = _at(psf, cuts.half, *np.zeros((2, 1)))
+    weight = np.where(holes, 0.0, 1.0 / (variance / safe**2 + (_MODEL_ERROR * centred) ** 2))
     weight[flux <= 0] = 0.0
     inner = slice(_MARGIN, -_MARGIN)
     return shifted[:, inner, inner], weight[:, inner, inner], offset, chi2
@@ -242,7 +279,8 @@ def _fourier_shift(stamps: np.ndarray, offset: np.ndarray) -> np.ndarray:
     """Shift each (s, s) stamp by offset (y, x) with a Fourier phase; the edge is the margin's concern."""
     s = stamps.shape[1]
     fy, fx = np.fft.fftfreq(s), np.fft.rfftfreq(s)
-    phase = np.exp(-2j * np.pi * (fy[None, :, None] * offset[:, 0, None, None] + fx[None, None, :] * offset[:, 1, None, None]))
+    dy, dx = offset[:, 0, None, None], offset[:, 1, None, None]
+    phase = np.exp(-2j * np.pi * (fy[None, :, None] * dy + fx[None, None, :] * dx))
     return np.fft.irfft2(np.fft.rfft2(stamps) * phase, (s, s))
 
 

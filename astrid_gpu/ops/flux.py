@@ -1,8 +1,8 @@
-"""Flux ratio and registration offset of two images at given places, and robust fits of them.
+r"""Flux ratio and registration offset of two images at given places, and robust fits of them.
 
 Convolved each with the other's PSF, two images of the same sky have the same PSF (Zackay et al. 2016, eqs. 37-39):
 
-.. math:: D_n = N \\otimes P_r, \\quad D_r = R \\otimes P_n, \\quad D_n(x) = \\beta D_r(x - \\delta) + \\gamma
+.. math:: D_n = N \otimes P_r, \quad D_r = R \otimes P_n, \quad D_n(x) = \beta D_r(x - \delta) + \gamma
 
 so whatever is constant in the sky, blended or resolved, has the same ratio beta in them, and what the PSF stamps
 leave out of the far wings cancels as it does in the subtraction itself.
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["LineFit", "MatchedSamples", "cut_windows", "fit_line", "matched_samples", "robust_mean"]
+__all__ = ["LineFit", "MatchedSamples", "cut_windows", "fit_line", "matched_samples", "matched_values", "robust_mean"]
 
 _TUKEY = 6.0
 _TUKEY_VARIANCE = 0.967  # 1.02 (variance of the estimate over least squares) times E[w] for Gaussian residuals
@@ -68,7 +68,8 @@ def _kernels(psf: np.ndarray) -> dict[str, np.ndarray]:
         full = np.fft.irfft2(spectrum * factor, frame.shape)
         return full[pad : pad + ky, pad : pad + kx][::-1, ::-1]
 
-    return {"value": psf[::-1, ::-1], "y": back(fy), "x": back(fx), "yy": back(fy**2), "xx": back(fx**2), "xy": back(fy * fx)}
+    gradient = {"y": back(fy), "x": back(fx)}
+    return {"value": psf[::-1, ::-1], **gradient, "yy": back(fy**2), "xx": back(fx**2), "xy": back(fy * fx)}
 
 
 def matched_samples(
@@ -120,6 +121,26 @@ def matched_samples(
     return MatchedSamples(
         sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"], lost, dy, dx, var_y, var_x
     )
+
+
+def matched_values(
+    science: np.ndarray,
+    reference: np.ndarray,
+    psf_science: np.ndarray,
+    psf_reference: np.ndarray,
+    bad: np.ndarray,
+    y: np.ndarray,
+    x: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return D_n, D_r and the part of a PSF that is lost at pixels (y, x): `matched_samples` without the rest."""
+    values, lost = [], np.zeros(len(y))
+    for image, psf in ((science, psf_reference), (reference, psf_science)):
+        half = max(psf.shape) // 2
+        kernel = _square(psf, half)[::-1, ::-1]
+        values.append(np.einsum("mij,ij->m", cut_windows(np.where(bad, 0.0, image), y, x, half), kernel))
+        holes = cut_windows(bad.astype(float), y, x, half, fill=1.0)
+        lost = np.maximum(lost, np.einsum("mij,ij->m", holes, np.abs(kernel)))
+    return values[0], values[1], lost
 
 
 def _square(psf: np.ndarray, half: int) -> np.ndarray:
