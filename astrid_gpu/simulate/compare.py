@@ -1,0 +1,179 @@
+"""What was found against what was there: completeness, false positives, fluxes and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.results import Candidates, Difference
+
+__all__ = ["SNR_BINS", "Comparison", "compare", "forced_flux", "summarise"]
+
+SNR_BINS = (4.0, 5.0, 7.0, 10.0, 20.0, np.inf)
+"""Edges of the bins of expected S/N in which completeness is counted."""
+
+_REAL = 2.0  # a candidate on a source of at least this expected S/N is that source, however it fluctuated
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Candidates of one difference matched with its truth.
+
+    Parameters
+    ----------
+    truth : structured array, shape (n,)
+        Rows of `simulate.TRUTH_DTYPE`, those with S/N of 2 or more and on usable pixels.
+    match : int array, shape (n,)
+        Row of the candidate that recovers each truth, -1 if none does.
+    candidates : structured array
+    false : bool array, shape (len(candidates),)
+        Candidates that are no changed source.
+    n_masked : int
+        Changed sources that lie on invalid pixels and are counted nowhere.
+    pixels : int
+        Usable pixels of the difference.
+    threshold : float
+    """
+
+    truth: np.ndarray
+    match: np.ndarray
+    candidates: np.ndarray
+    false: np.ndarray
+    n_masked: int
+    pixels: int
+    threshold: float
+
+    @property
+    def found(self) -> np.ndarray:
+        """Which truths were recovered."""
+        return self.match >= 0
+
+    def __repr__(self) -> str:
+        bright = np.abs(self.truth["snr"]) >= self.threshold
+        return (
+            f"<Comparison: {np.sum(self.found & bright)} of {np.sum(bright)} sources beyond {self.threshold:g} sigma "
+            f"recovered, {np.sum(self.false)} false in {self.pixels / 1e6:.2f} Mpix>"
+        )
+
+
+def compare(diff: Difference, candidates: Candidates, truth: np.ndarray, *, radius: float = 2.5) -> Comparison:
+    """Match candidates with the truth: nearest of the same sign within `radius` pixels, brightest truth first.
+
+    Parameters
+    ----------
+    diff : Difference
+        For the usable pixels.
+    candidates : Candidates
+    truth : structured array of `simulate.TRUTH_DTYPE`
+    radius : float
+        Pixels.
+
+    Returns
+    -------
+    Comparison
+    """
+    valid = np.isfinite(diff.score_corr)
+    rows, columns = np.rint(truth["y"]).astype(int), np.rint(truth["x"]).astype(int)
+    inside = (rows >= 0) & (rows < valid.shape[0]) & (columns >= 0) & (columns < valid.shape[1])
+    usable = inside.copy()
+    usable[inside] = valid[rows[inside], columns[inside]]
+    real = np.abs(truth["snr"]) >= _REAL
+    kept = truth[usable & real]
+    data = candidates.data
+    match = np.full(len(kept), -1)
+    for index in np.argsort(-np.abs(kept["snr"])):
+        row = kept[index]
+        distance = np.hypot(data["x"] - row["x"], data["y"] - row["y"])
+        distance[(data["polarity"] != row["polarity"]) | np.isin(np.arange(len(data)), match)] = np.inf
+        if len(data) and distance.min() <= radius:
+            match[index] = int(distance.argmin())
+    false = np.ones(len(data), dtype=bool)
+    false[match[match >= 0]] = False
+    masked = int(np.sum(inside & ~usable & real))
+    return Comparison(kept, match, data, false, masked, int(valid.sum()), candidates.threshold)
+
+
+def forced_flux(diff: Difference, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the PSF flux and its error at given sub-pixel places, NaN where the pixels around are not usable.
+
+    The flux map is a matched-filtered image, smoother than the PSF: a cubic spline between its pixels is good to
+    about one per cent of the flux at a FWHM of 2.2 pixels and better for wider ones.
+    """
+    from scipy.ndimage import map_coordinates
+
+    flux, error = np.full(len(x), np.nan), np.full(len(x), np.nan)
+    ny, nx = diff.flux.shape
+    for i, (px, py) in enumerate(zip(x, y, strict=True)):
+        iy, ix = round(float(py)), round(float(px))
+        if not (5 <= iy < ny - 5 and 5 <= ix < nx - 5):
+            continue
+        window = np.asarray(diff.flux[iy - 5 : iy + 6, ix - 5 : ix + 6], dtype=np.float64)
+        if np.isfinite(window[3:8, 3:8]).all():
+            window = np.where(np.isfinite(window), window, 0.0)
+            flux[i] = map_coordinates(window, [[py - iy + 5], [px - ix + 5]], order=3)[0]
+            error[i] = float(diff.flux_error[iy, ix])
+    return flux, error
+
+
+def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Add up comparisons of many differences.
+
+    Returns
+    -------
+    dict
+        completeness: for each bin of `SNR_BINS` its edges, number, recovered and the number that Gaussian noise
+        leads one to expect; false: count, unflagged count, per million pixels; flux: median ratio at S/N >= 20,
+        median and robust width of (flux - truth) / flux_error at S/N >= 10; position: median distance in pixels at
+        S/N >= 20. Medians are None without sources.
+    """
+    from scipy.special import ndtr
+
+    snr = np.concatenate([np.abs(c.truth["snr"]) for c in comparisons])
+    found = np.concatenate([c.found for c in comparisons])
+    threshold = comparisons[0].threshold
+    completeness = []
+    for low, high in pairwise(SNR_BINS):
+        chosen = (snr >= low) & (snr < high)
+        expected = float(ndtr(snr[chosen] - threshold).sum())
+        completeness.append({
+            "low": low, "high": high if np.isfinite(high) else None, "number": int(chosen.sum()),
+            "recovered": int(found[chosen].sum()), "expected": round(expected, 1),
+        })  # fmt: skip
+    false = sum(int(c.false.sum()) for c in comparisons)
+    unflagged = sum(int((c.false & (c.candidates["flags"] == 0)).sum()) for c in comparisons)
+    pixels = sum(c.pixels for c in comparisons)
+    return {
+        "completeness": completeness,
+        "false": {
+            "count": false, "unflagged": unflagged, "per_mpix": 1e6 * false / pixels,
+            "unflagged_per_mpix": 1e6 * unflagged / pixels, "mpix": pixels / 1e6,
+        },
+        **_accuracy(comparisons),
+        "masked": sum(c.n_masked for c in comparisons),
+    }  # fmt: skip
+
+
+def _accuracy(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Flux ratio, flux pulls and position errors of the recovered sources."""
+    truth = np.concatenate([c.truth[c.found] for c in comparisons])
+    found = np.concatenate([c.candidates[c.match[c.found]] for c in comparisons])
+    snr = np.abs(truth["snr"])
+    good, bright = snr >= 10, snr >= 20
+    pull = ((found["flux"] - truth["flux"]) / found["flux_error"])[good]
+    distance = np.hypot(found["x"] - truth["x"], found["y"] - truth["y"])[bright]
+    ratio = (found["flux"] / truth["flux"])[bright]
+    low, middle, high = np.percentile(pull, [15.87, 50, 84.13]) if len(pull) else (np.nan,) * 3
+    return {
+        "flux": {
+            "n_bright": int(bright.sum()),
+            "median_ratio": float(np.median(ratio)) if len(ratio) else None,
+            "n_pull": int(good.sum()),
+            "pull_median": float(middle) if len(pull) else None,
+            "pull_width": float(high - low) / 2 if len(pull) else None,
+        },
+        "position": {"n": int(bright.sum()), "median_px": float(np.median(distance)) if len(distance) else None},
+    }
