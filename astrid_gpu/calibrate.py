@@ -290,9 +290,21 @@ def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
 
 
 def _saturation_level(image: Image, values: np.ndarray) -> tuple[float | None, str]:
-    """Return the saturation level in raw units and where it comes from."""
-    if image.saturation is not None and np.isfinite(image.saturation) and image.saturation > 0:
-        return float(image.saturation), "given"
+    """Return the saturation level in raw units and where it comes from.
+
+    A plateau in the pixels wins over a level from a header that it does not reach: keywords are often those of the
+    converter, while the detector saturates before.
+    """
+    given = image.saturation
+    known = given is not None and np.isfinite(given) and given > 0
+    level, origin = _pile_up(values)
+    if known and (level is None or level >= float(given)):  # type: ignore[arg-type]
+        return float(given), "given"  # type: ignore[arg-type]
+    return level, origin
+
+
+def _pile_up(values: np.ndarray) -> tuple[float | None, str]:
+    """Return the level of a plateau at the top of the pixel values, if there is one."""
     if values.size == 0:
         return None, "none"
     top = float(values.max())
