@@ -12,7 +12,7 @@ import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu.align import Aligned, align
-from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
+from astrid_gpu.calibrate import noise_variance, residual_background, saturation_mask, subtract_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import PixelFlag
@@ -120,6 +120,11 @@ class PairPreparer:
             steps += [*psf_steps, *_ratio_steps(ratio, self.given)]
             reference, astrometric, moved = _register(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             steps += moved
+            if self.config.background:
+                beta = self.given.flux_ratio or ratio.beta
+                level, step = residual_background(sci.image, reference, beta, aligned.footprint, self.config.box)
+                sci.image = sci.image.with_(data=(sci.image.data - level).astype(sci.image.data.dtype))
+                steps.append(step)
         return self._pair(sci, aligned, reference, sigma_r, psfs, ratio, astrometric, steps, profile)
 
     def _pair(

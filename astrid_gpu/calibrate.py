@@ -13,7 +13,14 @@ from astrid_gpu.ops.mask import dilate
 from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, median_sigma, pixel_sigma, source_variance
 from astrid_gpu.results import Background, Step
 
-__all__ = ["FluxRatio", "flux_ratio", "noise_variance", "saturation_mask", "subtract_background"]
+__all__ = [
+    "FluxRatio",
+    "flux_ratio",
+    "noise_variance",
+    "residual_background",
+    "saturation_mask",
+    "subtract_background",
+]
 
 _SMALLEST_MESH = 3  # boxes along the shorter side; fewer, and one level serves the whole image
 _SMALLEST_BOX = 32
@@ -75,6 +82,45 @@ def subtract_background(
     text = f"{image.name}: sky {taken:.6g} +- {sigma:.4g} a pixel, {how}; {100 * covered.mean():.1f} % masked as sources"
     values = {"level": taken, "sigma": sigma, "box": side or 0, "source_fraction": float(covered.mean())}
     return subtracted, background, Step("background", text, values)
+
+
+def residual_background(
+    science: Image, reference: np.ndarray, beta: float, footprint: np.ndarray, box: int | None = None
+) -> tuple[np.ndarray, Step]:
+    """Measure what is left of the sky in N - beta R, where every static source cancels.
+
+    In a crowded field the background of a single image is a guess; that of the difference is not. An offset gamma
+    moves all of S by gamma F_D² / F_n: a tenth of a sigma a pixel is half a sigma in S_corr.
+
+    Parameters
+    ----------
+    science : Image
+        Background-subtracted.
+    reference : array (ny, nx)
+        Registered to it and background-subtracted.
+    beta : float
+        F_n / F_r.
+    footprint : bool array (ny, nx)
+        Where the reference has data.
+    box : int, optional
+        As in `subtract_background`.
+
+    Returns
+    -------
+    (level, step) : array (ny, nx), Step
+        To be taken off the science image.
+    """
+    rest = science.data.astype(np.float64) - beta * reference
+    out = science.bad | ~np.isfinite(reference) | ~footprint
+    if out.all():
+        msg = f"{science.name}: no pixel is usable in both images: masks and footprints leave none"
+        raise InputError(msg)
+    side = _box_side(science.shape, out, box, 4.0)
+    background = _measure(np.where(out, 0, rest), out, side, 3, "auto")
+    middle = float(np.median(background.level))
+    how = "one level" if side is None else f"a mesh of {side} px boxes"
+    text = f"{science.name}: {middle:+.4g} a pixel left in the difference, taken off, {how}"
+    return np.asarray(background.level), Step("background", text, {"offset": middle})
 
 
 def _refuse_constant(image: Image, bad: np.ndarray) -> None:
