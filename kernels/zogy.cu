@@ -13,9 +13,10 @@ extern "C" {
 //
 // N, D, Sn, Sr: (n, size) half spectra, flat. R, Pn, Pr: (n, size), or (1, size) shared by the stack: stride 0.
 // params: (n, 5) s_n, s_r, F_n, F_r, floor.
-// Launch: grid (blocks, images), block 256; a thread walks frequencies by the grid's stride. All in registers; 32 bytes
+// Launch: grid (blocks, images), block 256; a thread walks frequencies by the grid's stride. All in registers (with three
+// blocks an SM asked for, the compiler spills none in double precision either); 32 bytes
 // are read and 24 written a frequency (single precision), so it runs at the speed of memory.
-__global__ void __launch_bounds__(256) zogy_spectra(
+__global__ void __launch_bounds__(256, 3) zogy_spectra(
     const real2* __restrict__ N, const real2* __restrict__ R, const real2* __restrict__ Pn,
     const real2* __restrict__ Pr, const real* __restrict__ params, real2* __restrict__ D, real2* __restrict__ Sn,
     real2* __restrict__ Sr, int images, long long size, long long stride_r, long long stride_pn, long long stride_pr) {
