@@ -130,13 +130,11 @@ def _from_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             stored = file["labels"][:]
             content = {name: file[name][:] for name in ("images", "score_corr", "mask", "anomaly_mask", "ids")}
             content["objects"], content["split"] = _words(file["object"][:]), _words(file["split"][:])
-            content["candidates"] = _table({name: column[:] for name, column in file["candidates"].items()})
-            order = _column_order(file["candidates"])
+            table = file["candidates"]
+            content["candidates"] = _table({name: table[name][:] for name in _column_order(table)})
     except (OSError, KeyError) as error:
         msg = f"{path} is damaged or incomplete: {error}"
         raise DatasetError(msg) from error
-    if content["candidates"] is not None:
-        content["candidates"] = content["candidates"][order]
     labels = np.zeros(len(stored), LABEL_DTYPE)
     for name in ("anomaly", "confidence"):
         labels[name] = stored[name]

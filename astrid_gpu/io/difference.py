@@ -278,6 +278,8 @@ def write_cutout_fits(
     hdus = fits.HDUList([fits.PrimaryHDU(header=header)])
     for name, data in planes:
         hdus.append(fits.ImageHDU(data.astype(np.uint8 if name == "MASK" else np.float32), header=sky, name=name))
+    with silent():
+        _describe_bits(hdus["MASK"].header)
     path = Path(path).expanduser()
     with silent(), atomic_path(path) as part:
         hdus.writeto(part, overwrite=True)

@@ -1,0 +1,211 @@
+"""What the figures share: scales, hatched masks, rings, a compass; the palette."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.errors import InputError
+from astrid_gpu.flags import INVALID
+from astrid_gpu.io.paths import atomic_path
+from astrid_gpu.results import Candidates
+
+__all__ = ["Scale", "add_compass", "add_rings", "host", "new_figure", "save", "shade_invalid", "shrink", "sky_scale"]
+
+INK, SOFT, FAINT = "#1c2128", "#59636e", "#d0d7de"
+POSITIVE, NEGATIVE = "#c8102e", "#0b5fb0"
+"""Brighter in the science image, and fainter: the ends of the diverging map."""
+MAP, DIVERGING = "gray_r", "RdBu_r"
+MAX_PIXELS = 900
+"""Images are reduced to about this side before they are drawn: no more fits into a panel."""
+
+
+class Scale:
+    """How pixel values become grey: asinh about the sky, linear within about 3 sigma of it.
+
+    Parameters
+    ----------
+    level, sigma : float
+        Sky and its noise.
+    top : float
+        Drawn black, above the sky.
+    """
+
+    def __init__(self, level: float, sigma: float, top: float) -> None:
+        self.level, self.sigma, self.top = level, sigma, top
+
+    def norm(self) -> Any:
+        """Return a fresh matplotlib norm for values minus `level`."""
+        from matplotlib.colors import AsinhNorm
+
+        return AsinhNorm(linear_width=3.0 * self.sigma, vmin=-3.0 * self.sigma, vmax=self.top)
+
+
+def host(array: Any) -> np.ndarray | None:
+    """Return an array on the host as float, None for None."""
+    if array is None:
+        return None
+    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
+
+
+def sky_scale(*images: np.ndarray | None) -> Scale:
+    """Return one scale for several images in the same unit: sky and noise of the first that has pixels."""
+    values = [image[np.isfinite(image)] for image in images if image is not None]
+    values = [v for v in values if v.size]
+    if not values:
+        return Scale(0.0, 1.0, 10.0)
+    low, level = np.percentile(values[0], [15.865, 50.0])
+    sigma = float(level - low) or float(values[0].std()) or 1.0
+    top = max(float(np.percentile(v, 99.7)) - float(level) for v in values)
+    return Scale(float(level), sigma, max(top, 10.0 * sigma))
+
+
+def shrink(image: np.ndarray, *, extreme: bool = False) -> np.ndarray:
+    """Reduce an image to at most about `MAX_PIXELS` a side by block means, or by the value furthest from 0.
+
+    The second keeps single significant pixels visible, which a mean would hide. NaN only where a block has nothing.
+    """
+    factor = int(np.ceil(max(image.shape) / MAX_PIXELS))
+    if factor == 1:
+        return image
+    ny, nx = (-(-side // factor) * factor for side in image.shape)
+    padded = np.full((ny, nx), np.nan)
+    padded[: image.shape[0], : image.shape[1]] = image
+    my, mx = ny // factor, nx // factor
+    blocks = padded.reshape(my, factor, mx, factor).swapaxes(1, 2).reshape(my, mx, -1)
+    known = np.isfinite(blocks)
+    if extreme:
+        place = np.argmax(np.where(known, np.abs(blocks), -1.0), axis=-1)
+        return np.take_along_axis(blocks, place[..., None], axis=-1)[..., 0]
+    count = known.sum(axis=-1)
+    return np.where(count > 0, np.where(known, blocks, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return a white matplotlib Figure with an Agg canvas."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Any, path: str | Path, dpi: int) -> Path:
+    """Write a figure as PNG, PDF or SVG by the ending, atomically; the same figure gives the same bytes."""
+    path = Path(path).expanduser()
+    kinds = {".png": {"Software": None}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+    if path.suffix.lower() not in kinds:
+        msg = f"cannot tell the format of {path.name}; figures are written as .png, .pdf or .svg"
+        raise InputError(msg)
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=dpi, metadata=kinds[path.suffix.lower()])
+    return path
+
+
+def extent(shape: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return the edges of an image in 0-based pixels, for imshow."""
+    return (-0.5, shape[1] - 0.5, -0.5, shape[0] - 0.5)
+
+
+def shade_invalid(axes: Any, image: np.ndarray, mask: np.ndarray | None) -> None:
+    """Lay grey hatching over pixels that are NaN or invalid, drawn into pixels so that any mask is quick."""
+    bad = ~np.isfinite(image)
+    if mask is not None:
+        bad |= (mask.astype(int) & INVALID) != 0
+    if not bad.any():
+        return
+    zoom = max(1, round(MAX_PIXELS / max(bad.shape)))
+    if max(bad.shape) > 2 * MAX_PIXELS:
+        bad = shrink(bad.astype(float), extreme=True) > 0
+    fine = np.kron(bad, np.ones((zoom, zoom), bool))
+    period = max(6, round(max(fine.shape) / 75))
+    stripes = (np.add.outer(np.arange(fine.shape[0]), np.arange(fine.shape[1])) % period) < period / 4
+    overlay = np.zeros((*fine.shape, 4), np.float32)
+    overlay[fine] = (0.87, 0.88, 0.90, 1.0)
+    overlay[fine & stripes] = (0.62, 0.65, 0.69, 1.0)
+    axes.imshow(overlay, origin="lower", extent=extent(image.shape), interpolation="nearest", zorder=2)
+
+
+def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], *, numbers: int = 0) -> None:
+    """Ring the candidates: red brighter, blue fainter, dashed if flagged; number the `numbers` strongest."""
+    from matplotlib import patheffects
+    from matplotlib.patches import Circle
+
+    if candidates is None or not len(candidates):
+        return
+    table = candidates.data
+    order = np.argsort(-np.abs(table["score"]))[:400]
+    radius = max(shape) * (0.017 if len(order) < 60 else 0.012)
+    halo = [patheffects.withStroke(linewidth=2.6, foreground="white")]
+    for rank, row in enumerate(table[order]):
+        colour = POSITIVE if row["polarity"] >= 0 else NEGATIVE
+        style = (0, (3, 2)) if row["flags"] else "solid"
+        ring = Circle((row["x"], row["y"]), radius, fill=False, edgecolor=colour, lw=1.25, ls=style, zorder=4)
+        ring.set_path_effects(halo)
+        axes.add_patch(ring)
+        if rank < numbers:
+            side, where = (1.15, "left") if row["x"] < 0.88 * shape[1] else (-1.15, "right")
+            axes.annotate(
+                str(row["id"]), (row["x"] + side * radius, row["y"]), ha=where, va="center", fontsize=8.5,
+                fontweight="bold", color=colour, zorder=5, path_effects=halo, annotation_clip=True,
+            )  # fmt: skip
+
+
+def add_compass(axes: Any, wcs: Any, shape: tuple[int, int]) -> None:
+    """Draw north and east and a scale bar, from the WCS at the middle of the frame."""
+    from matplotlib import patheffects
+
+    frame = _sky_frame(wcs, shape)
+    if frame is None:
+        return
+    north, east, arcsec = frame
+    ny, nx = shape
+    side = min(ny, nx)
+    halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+    style = {"color": INK, "path_effects": halo, "zorder": 6, "fontsize": 9}
+    length = 0.085 * side
+    reach = 1.45 * length  # arrows and letters stay inside the frame whatever the rotation
+    tips = np.array([[0.0, 0.0], north, east]) * reach
+    origin = np.array([nx - 0.03 * nx, ny - 0.03 * ny]) - np.max(np.vstack([tips, [[0, 0]]]), axis=0)
+    for direction, letter in ((north, "N"), (east, "E")):
+        tip = origin + direction * length
+        axes.annotate(
+            "", tip, origin, zorder=6,
+            arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.4, "shrinkA": 0, "shrinkB": 0, "path_effects": halo},
+        )  # fmt: skip
+        axes.text(*(origin + direction * length * 1.28), letter, ha="center", va="center", **style)
+    bar, label = _nice_length(0.25 * nx * arcsec)
+    x0, y0, dx = 0.04 * nx, 0.05 * ny, bar / arcsec
+    axes.plot([x0, x0 + dx], [y0, y0], color=INK, lw=2, solid_capstyle="butt", path_effects=halo, zorder=6)
+    axes.text(x0 + dx / 2, y0 + 0.015 * ny, label, ha="center", va="bottom", **style)
+
+
+def _sky_frame(wcs: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Return unit vectors (x, y) to north and east, and the pixel scale in arcseconds."""
+    if wcs is None or not hasattr(wcs, "pixel_to_world_values"):
+        return None
+    y, x = ((side - 1) / 2 for side in shape)
+    try:
+        ra, dec = (np.asarray(v, dtype=float) for v in wcs.pixel_to_world_values([x, x + 1, x], [y, y, y + 1]))
+    except Exception:  # a WCS of any library, drawn for decoration alone: without it the figure is still right
+        return None
+    east_step = ((ra[1:] - ra[0] + 180) % 360 - 180) * np.cos(np.radians(dec[0]))
+    jacobian = np.array([east_step, dec[1:] - dec[0]])  # (east, north) per (x, y) pixel
+    if not np.all(np.isfinite(jacobian)) or abs(np.linalg.det(jacobian)) < 1e-16:
+        return None
+    inverse = np.linalg.inv(jacobian)
+    east, north = (inverse[:, i] / np.hypot(*inverse[:, i]) for i in (0, 1))
+    return north, east, float(np.sqrt(abs(np.linalg.det(jacobian))) * 3600.0)
+
+
+def _nice_length(target: float) -> tuple[float, str]:
+    """Return a round length in arcseconds not above `target`, and its label."""
+    steps = [s * 10.0**p for p in range(-3, 2) for s in (1, 2, 5)]
+    steps += [60.0 * m for m in (1, 2, 5, 10, 20, 30)] + [3600.0 * d for d in (1, 2, 5, 10)]
+    length = max((s for s in steps if s <= target), default=steps[0])
+    if length >= 3600:
+        return length, f"{length / 3600:g}°"
+    return (length, f"{length / 60:g}′") if length >= 60 else (length, f"{length:g}″")
