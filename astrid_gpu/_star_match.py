@@ -30,7 +30,7 @@ MODELS = {
 _CHANCE = 0.01  # largest expected number of accidental solutions as good as the one accepted
 _BRIGHT = 50  # stars used for the blind search
 _SHAPE = 0.01  # radius within which two triangles have the same shape: side ratios
-_POSITION_FLOOR = 0.02  # px; pixelisation and blends keep real centroids from being better than this
+_POSITION_FLOOR = 0.05  # px; blends, colours and proper motions keep bright stars from being better than this
 
 
 class Match(NamedTuple):
@@ -305,15 +305,23 @@ def _clipped_fit(
     """Weighted least squares with pairs beyond 3 robust sigma of either axis left out, until nothing changes."""
     keep = np.ones(y.size, bool)
     fewest = max(MODELS[model][2], 3)
+    # Cauchy weights first, so that one bright star that moved cannot hide behind its own pull.
+    robust = weight.copy()
+    for _ in range(15):
+        polynomial = _solve(model, y, x, goal, robust, parity)
+        square = np.sum((np.concatenate(polynomial(y, x)) - goal).reshape(2, -1) ** 2, axis=0)
+        robust = weight / (1 + square * weight / 4)
     for _ in range(10):
-        polynomial = _solve(model, y[keep], x[keep], goal[np.tile(keep, 2)], weight[keep], parity)
-        residual = np.abs(np.concatenate(polynomial(y, x)) - goal).reshape(2, -1)
-        # Error bars of the faint enter, so that they are judged by their own.
-        spread = np.maximum(1.4826 * np.median(residual[:, keep], axis=1)[:, None], 1 / np.sqrt(weight))
+        # In units of each pair's own error, so that faint stars neither hide a bright one that moved nor are cut.
+        residual = np.abs(np.concatenate(polynomial(y, x)) - goal).reshape(2, -1) * np.sqrt(weight)
+        spread = np.maximum(1.4826 * np.median(residual[:, keep], axis=1, keepdims=True), 1.0)
         new = np.all(residual <= 3 * spread, axis=0)
-        if new.sum() < fewest or np.array_equal(new, keep):
+        if new.sum() < fewest:
             break
-        keep = new
+        same, keep = np.array_equal(new, keep), new
+        polynomial = _solve(model, y[keep], x[keep], goal[np.tile(keep, 2)], weight[keep], parity)
+        if same:
+            break
     return polynomial, keep
 
 
