@@ -107,7 +107,8 @@ def estimate_background(
     rows, columns = reference_ops.spline_axis(ny, level.shape[1]), reference_ops.spline_axis(nx, level.shape[2])
     maps = [_interpolate(chosen, mesh, rows, columns, dtype) for mesh in (level, rms)]
     # The spline may overshoot below zero between a noisy box and a quiet one.
-    chosen.xp.maximum(maps[1], dtype.type(rms.min()), out=maps[1])
+    floor = chosen.asarray((0.5 * rms.min(axis=(1, 2), keepdims=True)).astype(dtype))
+    chosen.xp.maximum(maps[1], floor, out=maps[1])
     arrays = [*maps, chosen.asarray(level)]
     if chosen.is_gpu and library_of(images) != "cupy":  # what came in decides what goes out
         arrays = [chosen.to_host(a) for a in arrays]
