@@ -69,6 +69,14 @@ def _shape_start(fwhm: float) -> list[float]:
     return [float(np.log(np.clip(alpha, 0.31, 190.0))), 0.0, 0.0, float(np.log(_BETA[0]))]
 
 
+def _pack(m: Moffat) -> list[float]:
+    """Return the four shape parameters of a profile; the inverse of `_unpack`."""
+    length = min(float(np.hypot(m.e1, m.e2)), 0.9)
+    factor = np.arctanh(length) / max(length, 1e-12)
+    values = np.array([np.log(m.alpha), m.e1 * factor, m.e2 * factor, np.log(m.beta)])
+    return list(np.clip(values, np.array(_LOW) + 1e-3, np.array(_HIGH) - 1e-3))
+
+
 def _unpack(p: np.ndarray, y0: float, x0: float, amplitude: float = 1.0, constant: float = 0.0) -> Moffat:
     """Turn fit parameters into a Moffat; the ellipticity runs through tanh and so stays below 1."""
     length = np.hypot(p[1], p[2])
@@ -89,11 +97,11 @@ def fit_moffat(stamp: np.ndarray, error: np.ndarray, fwhm: float, *, start: Moff
     """
     centre = np.zeros((1, 2)) if start is None else np.array([[start.y0, start.x0]])
     variance = np.where(np.isfinite(error) & (error > 0), error, 0.0)[None] ** 2
-    return fit_moffat_stars(stamp[None], variance, centre, fwhm if start is None else start.fwhm)[0]
+    return fit_moffat_stars(stamp[None], variance, centre, fwhm, start=start)[0]
 
 
 def fit_moffat_stars(
-    stamps: np.ndarray, variance: np.ndarray, centres: np.ndarray, fwhm: float
+    stamps: np.ndarray, variance: np.ndarray, centres: np.ndarray, fwhm: float, *, start: Moffat | None = None
 ) -> tuple[Moffat, np.ndarray, np.ndarray]:
     """Fit one Moffat shape to several stars at once, each with its own flux, centre and constant.
 
@@ -108,6 +116,8 @@ def fit_moffat_stars(
         First centres (y, x) relative to the middle pixels.
     fwhm : float
         First width, pixels.
+    start : Moffat, optional
+        First shape, instead of a circular one of `fwhm`.
 
     Returns
     -------
@@ -138,7 +148,7 @@ def fit_moffat_stars(
     def residual(p: np.ndarray) -> np.ndarray:
         return np.append(solve(p)[2].ravel(), (p[3] - np.log(_BETA[0])) / _BETA[1])
 
-    first = np.array([*_shape_start(fwhm), *centres.ravel()])
+    first = np.array([*(_shape_start(fwhm) if start is None else _pack(start)), *centres.ravel()])
     low, high = np.array(_LOW + [-reach - 0.01] * (2 * m)), np.array(_HIGH + [reach + 0.01] * (2 * m))
     found = least_squares(residual, first, bounds=(low, high), x_scale=0.1, xtol=1e-6, ftol=1e-6, max_nfev=40)
     profiles, linear, misfits = solve(found.x)

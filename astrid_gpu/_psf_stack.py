@@ -93,21 +93,23 @@ def _profile_alone(
     half: int,
     fwhm: float,
 ) -> PsfStack:
-    """Fit a Moffat profile to the pixels of the chosen stars, neighbours taken off with the profile of the last round."""
+    """Fit a Moffat profile to the pixels of the chosen stars, neighbours taken off with the last round's profile."""
     psf = _start_psf(half, fwhm)
     y, x = np.rint(stars["y"][chosen]).astype(int), np.rint(stars["x"][chosen]).astype(int)
     offset = np.stack([stars["y"][chosen] - y, stars["x"][chosen] - x], axis=1)
+    reach = min(half, int(np.ceil(max(3.0 * fwhm, 4.0))))
     cuts = _Cuts(data, variance, bad, y, x, half)
-    grid = np.arange(-half, half + 1)
-    outside = np.hypot(grid[:, None], grid[None, :]) > max(3.0 * fwhm, 4.0)
-    chi2 = np.full(len(chosen), np.nan)
+    inner = slice(half - reach, half + reach + 1)
+    start, chi2 = None, np.full(len(chosen), np.nan)
     for _ in range(2):
         light = _neighbour_light(cuts, data, bad, stars, chosen, psf)
-        error2 = np.where(cuts.bad | outside, 0.0, cuts.variance + (0.05 * light) ** 2)
-        error2 = np.where(error2 > 0, error2 + (_MODEL_ERROR * np.maximum(cuts.data - light, 0.0)) ** 2, 0.0)
-        moffat, _, chi2 = fit_moffat_stars(cuts.data - light, error2, offset, fwhm)
-        psf = _finish(moffat_profile(moffat, psf.shape, centred=True))
-    return PsfStack(psf, moffat, np.ones(len(chosen), bool), float(np.median(chi2)), 0.0)
+        clean = (cuts.data - light)[:, inner, inner]
+        error2 = (cuts.variance + (0.05 * light) ** 2)[:, inner, inner] + (_MODEL_ERROR * np.maximum(clean, 0.0)) ** 2
+        error2 = np.where(cuts.bad[:, inner, inner], 0.0, error2)
+        start, _, chi2 = fit_moffat_stars(clean, error2, offset, fwhm, start=start)
+        psf = _finish(moffat_profile(start, psf.shape, centred=True))
+    assert start is not None
+    return PsfStack(psf, start, np.ones(len(chosen), bool), float(np.median(chi2)), 0.0)
 
 
 class _Cuts:

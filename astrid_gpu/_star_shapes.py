@@ -36,7 +36,7 @@ class Locus(NamedTuple):
 def adaptive_moments(
     image: np.ndarray, good: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float, *, n_iter: int = 30
 ) -> Shapes:
-    r"""Fit an elliptical Gaussian window to each source by matching moments (Bernstein & Jarvis 2002; Hirata & Seljak 2003).
+    r"""Fit an elliptical Gaussian window to each source by matching moments (Bernstein & Jarvis 2002, AJ 123, 583).
 
     The window's covariance C and the weighted moments M of the source under it give the source's own covariance
     :math:`O = (M^{-1} - C^{-1})^{-1}`; C is set to O until they agree. At the fixed point this is the least-squares
@@ -140,7 +140,9 @@ def point_locus(fwhm: np.ndarray, ellipticity: np.ndarray, snr: np.ndarray, hint
 
     They are the narrowest thing many sources have in common: of the peaks in the density of ln(FWHM) that reach
     half of the highest, the narrowest is taken; one that lies below 1.6 px (hot pixels, cosmic rays) only if it is
-    the highest by far. A hint outvotes the density where fewer than 5 sources speak.
+    the highest by far. If that peak is no tight clump (a field of galaxies, a handful of sources) it is the
+    narrowest round, significant source that is no cosmic ray, with its like. A hint outvotes the density where
+    fewer than 5 sources speak.
 
     Parameters
     ----------
@@ -152,24 +154,49 @@ def point_locus(fwhm: np.ndarray, ellipticity: np.ndarray, snr: np.ndarray, hint
     use = np.isfinite(fwhm) & (fwhm > 0) & (ellipticity < 0.5)
     f, e, s = fwhm[use], ellipticity[use], snr[use]
     if f.size < 5 and hint is not None:
-        near = np.abs(np.log(f / hint)) < 0.25 if f.size else np.zeros(0, bool)
+        near = np.abs(np.log(f / hint)) < 0.25
         if not near.any():
             return Locus(float(hint), 0.05 * float(hint), 0.0, 0)
-        return Locus(float(np.average(f[near], weights=s[near])), 0.05 * float(hint), float(np.median(e[near])), int(near.sum()))
+        centre = float(np.average(f[near], weights=s[near]))
+        return Locus(centre, 0.05 * float(hint), float(np.median(e[near])), int(near.sum()))
     if f.size == 0:
         return Locus(float("nan"), float("nan"), float("nan"), 0)
-    logs, weight = np.log(f), np.minimum(s, 100.0) ** 0.5
+    centre, tight = _densest(np.log(f), s, hint)
+    if not tight and hint is None:
+        centre = _narrowest(f, e, s, centre)
+    return _around(centre, f, e)
+
+
+def _densest(logs: np.ndarray, snr: np.ndarray, hint: float | None) -> tuple[float, bool]:
+    """Return the FWHM at the chosen peak of the density of ln(FWHM), and whether the peak is a tight clump."""
+    weight = np.minimum(snr, 100.0) ** 0.5
     if hint is not None:
-        weight = weight * np.exp(-0.5 * (np.log(f / hint) / 0.3) ** 2) + 1e-9
+        weight = weight * np.exp(-0.5 * ((logs - np.log(hint)) / 0.3) ** 2) + 1e-9
     grid = np.linspace(logs.min() - 0.2, logs.max() + 0.2, 400)
     density = (weight * np.exp(-0.5 * ((grid[:, None] - logs) / 0.06) ** 2)).sum(1)
-    inner = (density[1:-1] >= density[:-2]) & (density[1:-1] > density[2:])
-    peaks = np.flatnonzero(inner) + 1
+    peaks = np.flatnonzero((density[1:-1] >= density[:-2]) & (density[1:-1] > density[2:])) + 1
     tall = peaks[density[peaks] >= 0.5 * density.max()]
     real = tall[grid[tall] > np.log(1.6)]
-    chosen = real[0] if real.size else tall[np.argmax(density[tall])]
-    centre = float(np.exp(grid[chosen]))
-    near = np.abs(logs - np.log(centre)) < 0.15
-    centre = float(np.median(f[near])) if near.any() else centre
-    width = 1.4826 * float(np.median(np.abs(f[near] - centre))) if near.sum() >= 3 else 0.05 * centre
-    return Locus(centre, max(width, 0.01 * centre), float(np.median(e[near])) if near.any() else 0.0, int(near.sum()))
+    place = grid[real[0] if real.size else tall[np.argmax(density[tall])]]
+    distance = np.abs(logs - place)
+    inner, outer = int((distance < 0.06).sum()), int((distance < 0.24).sum())
+    # A continuum of sizes puts a quarter of the wide band into the narrow one.
+    return float(np.exp(place)), inner >= 4 and inner > 0.45 * outer
+
+
+def _narrowest(f: np.ndarray, e: np.ndarray, s: np.ndarray, centre: float) -> float:
+    """Return the FWHM of the narrowest round, bright source that cannot be a cosmic ray; `centre` if there is none."""
+    floor = 1.9 if np.median(f) > 2.5 else 1.1
+    real = (e < 0.2) & (f > floor) & (s > min(50.0, np.median(s)))
+    return float(f[real].min()) * 1.03 if real.any() else centre
+
+
+def _around(centre: float, f: np.ndarray, e: np.ndarray) -> Locus:
+    """Return median, width and ellipticity of the sources near `centre`."""
+    near = np.abs(np.log(f / centre)) < 0.15
+    n = int(near.sum())
+    if n == 0:
+        return Locus(centre, 0.05 * centre, 0.0, 0)
+    middle = float(np.median(f[near]))
+    width = 1.4826 * float(np.median(np.abs(f[near] - middle))) if n >= 3 else 0.05 * middle
+    return Locus(middle, max(width, 0.01 * middle), float(np.median(e[near])), n)

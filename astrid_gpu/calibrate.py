@@ -8,7 +8,7 @@ import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu.errors import InputError
-from astrid_gpu.image import Image
+from astrid_gpu.image import PSF, Image
 from astrid_gpu.ops.mask import dilate
 from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, median_sigma, pixel_sigma, source_variance
 from astrid_gpu.results import Background, Step
@@ -79,15 +79,22 @@ def subtract_background(
     subtracted = image.with_(data=image.data - level, background_level=image.background_level + taken)
     _, sigma, _ = _sky_sigma(subtracted.data, bad | covered)
     how = f"mesh of {side} px boxes" if side else "one level (the image is small or mostly masked)"
-    text = f"{image.name}: sky {taken:.6g} +- {sigma:.4g} a pixel, {how}; {100 * covered.mean():.1f} % masked as sources"
-    values = {"level": taken, "sigma": sigma, "box": side or 0, "source_fraction": float(covered.mean())}
+    share = float(covered.mean())
+    text = f"{image.name}: sky {taken:.6g} +- {sigma:.4g} a pixel, {how}; {100 * share:.1f} % masked as sources"
+    values = {"level": taken, "sigma": sigma, "box": side or 0, "source_fraction": share}
     return subtracted, background, Step("background", text, values)
 
 
 def residual_background(
-    science: Image, reference: np.ndarray, beta: float, footprint: np.ndarray, box: int | None = None
+    science: Image,
+    reference: np.ndarray,
+    beta: float,
+    psf_science: PSF,
+    psf_reference: PSF,
+    footprint: np.ndarray,
+    box: int | None = None,
 ) -> tuple[np.ndarray, Step]:
-    """Measure what is left of the sky in N - beta R, where every static source cancels.
+    """Measure what is left of the sky in N * P_r - beta R * P_n, where every static source cancels.
 
     In a crowded field the background of a single image is a guess; that of the difference is not. An offset gamma
     moves all of S by gamma F_D² / F_n: a tenth of a sigma a pixel is half a sigma in S_corr.
@@ -100,27 +107,43 @@ def residual_background(
         Registered to it and background-subtracted.
     beta : float
         F_n / F_r.
+    psf_science, psf_reference : PSF
     footprint : bool array (ny, nx)
         Where the reference has data.
     box : int, optional
-        As in `subtract_background`.
+        Side of a mesh box. Default: 8 FWHM, 32 at least; smaller than for one image, since stars are gone.
 
     Returns
     -------
     (level, step) : array (ny, nx), Step
         To be taken off the science image.
+
+    Notes
+    -----
+    Smoothed by both PSFs the median of a box is its local mean, which is what the matched filter sees: faint halos of
+    stars included, which differ from night to night and which no stamp holds.
     """
-    rest = science.data.astype(np.float64) - beta * reference
+    from astrid_gpu.engine.convolve import convolve
+
     out = science.bad | ~np.isfinite(reference) | ~footprint
     if out.all():
         msg = f"{science.name}: no pixel is usable in both images: masks and footprints leave none"
         raise InputError(msg)
-    side = _box_side(science.shape, out, box, 4.0)
-    background = _measure(np.where(out, 0, rest), out, side, 3, "auto")
-    middle = float(np.median(background.level))
-    how = "one level" if side is None else f"a mesh of {side} px boxes"
-    text = f"{science.name}: {middle:+.4g} a pixel left in the difference, taken off, {how}"
-    return np.asarray(background.level), Step("background", text, {"offset": middle})
+    smooth = [
+        convolve(np.where(out, np.nan, image), psf.data, backend="numpy")
+        for image, psf in ((science.data, psf_reference), (reference, psf_science))
+    ]
+    rest = smooth[0] - beta * smooth[1]
+    out |= ~np.isfinite(rest)
+    side = box or max(32, int(np.ceil(8 * max(psf_science.fwhm, psf_reference.fwhm))))
+    if side * _SMALLEST_MESH > min(science.shape) or out.mean() > 0.7:
+        level, _ = _one_level(rest[~out])
+        background, how = np.full(science.shape, level), "one level"
+    else:
+        background, how = _measure(np.where(out, 0, rest), out, side, 3, "auto").level, f"mesh of {side} px boxes"
+    middle = float(np.median(background))
+    text = f"{science.name}: {middle:+.4g} a pixel left in the difference, taken off ({how})"
+    return background, Step("background", text, {"offset": middle})
 
 
 def _refuse_constant(image: Image, bad: np.ndarray) -> None:
@@ -274,7 +297,7 @@ def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.
     ratio = measured / sigma
     n_unusable = int((~usable & ~bad).sum())
     more = f"; {n_unusable} pixels without a usable variance got that of blank sky" if n_unusable else ""
-    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel; the sky's own is {ratio:.2f} of it{more}"
+    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel; the sky's is {ratio:.2f} of it{more}"
     values = {"sigma": sigma, "measured_over_given": ratio, "n_unusable": n_unusable, "sigma_origin": "variance plane"}
     return np.where(usable, plane, sigma**2), sigma, Step("noise", text, values)
 

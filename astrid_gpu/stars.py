@@ -128,7 +128,7 @@ def _learn_width(
             break
         shapes = adaptive_moments(data, ~bad, y, x, fwhm)
         clean = shapes.converged & ~_near(bad | saturated, y, x, fwhm) & ~_at_edge(data.shape, y, x, fwhm)
-        votes = clean & (snr > min(25.0, np.median(snr)))
+        votes = clean & (snr > min(25.0, np.median(snr))) & (shapes.fwhm < 2.7 * fwhm)  # 3 is as wide as is measured
         locus = point_locus(shapes.fwhm[votes], shapes.ellipticity[votes], snr[votes], hint)
         if not np.isfinite(locus.fwhm):
             break
@@ -224,8 +224,11 @@ def _flags(
     measured = shapes.converged & (stars["snr"] > 8)
     # Errors of the shape: about 1 / (S/N) of its size, and the spread that the field itself shows.
     error = np.hypot(3.0 * locus.width, 2.5 * locus.fwhm / stars["snr"])
+    # Below 2 px a star's apparent shape depends on where in the pixel it falls.
+    phase = 0.5 * np.exp(-((locus.fwhm / 1.5) ** 2))
+    error = error + phase * locus.fwhm
     sharp = measured & (shapes.fwhm < 0.8 * locus.fwhm - error)
-    round_limit = locus.ellipticity + 0.12 + 3.0 / stars["snr"]
+    round_limit = locus.ellipticity + 0.12 + 3.0 / stars["snr"] + 1.5 * phase
     wide = measured & ((shapes.fwhm > 1.12 * locus.fwhm + error) | (shapes.ellipticity > round_limit))
     flags = np.zeros(len(stars), np.uint32)
     for condition, bit in (
