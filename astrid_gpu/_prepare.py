@@ -122,7 +122,7 @@ class PairPreparer:
             steps += moved
             if self.config.background:
                 beta = self.given.flux_ratio or ratio.beta
-                level, step = residual_background(sci.image, reference, beta, aligned.footprint, self.config.box)
+                level, step = residual_background(sci.image, reference, beta, *psfs, aligned.footprint, self.config.box)
                 sci.image = sci.image.with_(data=(sci.image.data - level).astype(sci.image.data.dtype))
                 steps.append(step)
         return self._pair(sci, aligned, reference, sigma_r, psfs, ratio, astrometric, steps, profile)
@@ -247,12 +247,13 @@ def _psfs(
             centre = (images[role].shape[0] - 1) / 2, (images[role].shape[1] - 1) / 2
             fixed[role] = read_psf(spec, y=centre[0], x=centre[1])
     measured: dict[str, PSF] = {}
+    size = config.psf_size or _stamp_side(stars)
     if not fixed:
-        pair = measure_psf_pair(science, reference, *stars, size=config.psf_size)
+        pair = measure_psf_pair(science, reference, *stars, size=size)
         measured = dict(zip(asked, pair, strict=True))
     for role, catalogue in zip(asked, stars, strict=True):
         if role not in fixed | measured:
-            measured[role] = measure_psf(images[role], stars=catalogue, size=config.psf_size)
+            measured[role] = measure_psf(images[role], stars=catalogue, size=size)
     both = fixed | measured
     steps = []
     for role in asked:
@@ -261,6 +262,13 @@ def _psfs(
         text = f"{role}: PSF {how}, FWHM {psf.fwhm:.2f} px"
         steps.append(Step("psf", text, {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual}))
     return (both["science"], both["reference"]), steps
+
+
+def _stamp_side(stars: list[np.ndarray]) -> int:
+    """One side for both PSFs, 12 times the wider FWHM: what a stamp cuts off of one PSF and not of the other would go
+    into the flux ratio, and the rest of every star into the sky."""
+    widths = [np.nanmedian(s["fwhm"][good]) for s in stars if (good := (s["snr"] > 10) & np.isfinite(s["fwhm"])).any()]
+    return 2 * int(np.ceil(6 * max(widths, default=3.0))) + 1
 
 
 def _ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
