@@ -185,15 +185,16 @@ def _celestial_wcs(header: Any, hdus: Any, facts: HeaderFacts) -> Any:
                 return None
             wcs = wcs.celestial
             x, y = ((n - 1) / 2 for n in (header["NAXIS1"], header["NAXIS2"]))
-            corners = wcs.all_pix2world([[x, y], [x + 1, y], [x, y + 1]], 0)
+            middle = wcs.all_pix2world([[x, y]], 0)
+            scale = float(np.sqrt(abs(np.linalg.det(wcs.pixel_scale_matrix))))
         except Exception as error:
             said = [line.strip() for line in str(error).splitlines() if line.strip()]
             reason = said[-1] if said else type(error).__name__
             facts.notes.append(f"the WCS of the header is broken and was left out: {reason}")
             return None
-    steps = np.hypot(np.diff(corners[[0, 1], 0]) * np.cos(np.radians(corners[0, 1])), np.diff(corners[[0, 1], 1]))
-    if not (np.all(np.isfinite(corners)) and 0 < float(steps[0]) < 10):
-        facts.notes.append("the WCS of the header does not map its own pixels to the sky and was left out")
+    # Without CD, PC or CDELT a pixel is one degree by the standard's default: no scale was meant at all.
+    if not (np.all(np.isfinite(middle)) and 1e-9 < scale < 0.9):
+        facts.notes.append("the WCS of the header maps its own pixels to no sensible sky and was left out")
         return None
     return wcs
 
