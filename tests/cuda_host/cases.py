@@ -28,7 +28,7 @@ def _zogy_spectra(rng: np.random.Generator, real: type) -> tuple[Any, ...]:
 def _zogy_finish(rng: np.random.Generator, real: type) -> tuple[Any, ...]:
     Sn, Sr = rng.standard_normal((2, 2, 19, 37)).astype(real)
     variance = rng.uniform(0.1, 2, (2, 19, 37)).astype(real)
-    astrometric = np.array([[0.0, 0.0], [0.3, 0.7]])
+    astrometric = np.array([[0.0, 0.0, 0.0], [0.3, 0.7, 0.1]])
     outputs = {"score", "score_corr", "flux", "flux_error"}
     return Sn, Sr, variance, rng.uniform(0.1, 1, (2, 3)), astrometric, (18, 35), outputs
 
