@@ -46,7 +46,7 @@ def same_statistics(found, expected, scale):
 
 
 @pytest.mark.parametrize("statistic", ops.STATISTICS)
-@pytest.mark.parametrize(("shape", "box"), zip(SHAPES, [32, 8, 32, 64, 16], strict=True), ids=str)
+@pytest.mark.parametrize(("shape", "box"), list(zip(SHAPES, [32, 8, 32, 64, 16], strict=True)))
 def test_mesh_statistics(backend, rng, shape, box, statistic):
     images = fields(rng, shape)
     for mask in (None, rng.random((1, *shape)) < 0.2, rng.random((2, *shape)) < 0.2):
