@@ -53,9 +53,9 @@ class Refined(NamedTuple):
 class PsfWindow(NamedTuple):
     """The window matched to a PSF, and what it measures of that PSF; lengths in pixels.
 
-    `fwhm` of the PSF; `sigma` and `radius` of the window; `yy`, `xx`, `xy` the PSF's moments M; `norm` = sqrt(sum P²);
-    `noise_excess` and `noise_shape`: standard deviation of the excess and of each ellipticity component per unit of
-    pixel noise / sum(w d).
+    `fwhm` of the PSF; `sigma` and `radius` of the window; `yy`, `xx`, `xy` the PSF's moments M; `noise_excess` and
+    `noise_shape`: standard deviation, times S/N, of the excess and of each ellipticity component of a point source in
+    white noise (1 for a Gaussian PSF).
     """
 
     fwhm: float
@@ -64,7 +64,6 @@ class PsfWindow(NamedTuple):
     yy: float
     xx: float
     xy: float
-    norm: float
     noise_excess: float
     noise_shape: float
 
@@ -147,10 +146,12 @@ def psf_window(psf: np.ndarray, fwhm: float) -> PsfWindow:
     t = 0.5 * (yy + xx)
     v, u = np.mgrid[-radius : radius + 1, -radius : radius + 1].astype(float)
     w = np.exp(-0.5 * (v**2 + u**2) / sigma**2)
+    # Pixel noise s gives the flux the error s / sqrt(sum P²), and sum(w d) is flux times sum(w P).
+    per_snr = np.sqrt(np.sum(psf**2)) / sums[1]
     return PsfWindow(
-        fwhm, sigma, radius, float(yy), float(xx), float(xy), float(np.sqrt(np.sum(psf**2))),
-        float(np.sqrt(np.sum((w * (0.5 * (v**2 + u**2) - t)) ** 2)) / t),
-        float(np.sqrt(np.sum((w * (u**2 - v**2)) ** 2)) / (2 * t)),
+        fwhm, sigma, radius, float(yy), float(xx), float(xy),
+        float(per_snr * np.sqrt(np.sum((w * (0.5 * (v**2 + u**2) - t)) ** 2)) / t),
+        float(per_snr * np.sqrt(np.sum((w * (u**2 - v**2)) ** 2)) / (2 * t)),
     )  # fmt: skip
 
 

@@ -152,9 +152,8 @@ def test_negative_threshold_of_positive_peaks(backend):
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
 def test_cuda_under_every_schedule_and_without_room(rng, seed):
     emulator = pytest.importorskip("tests.cuda_host.emu")
-    from tests.cuda_host import build
-
     from astrid_gpu.backends.cuda.peaks import local_maxima
+    from tests.cuda_host import build
 
     stack = smooth_noise(rng, 2, (67, 93), np.float32).round(1)
     want = peak_ops.find_peaks(stack, np.array([0.05, 0.15]), None, 2.0, True)

@@ -13,7 +13,8 @@ def sliced(images, image, y, x, size, fill):
     half = size // 2 + 50  # places up to 50 pixels beyond the frame
     padded = np.pad(images, ((0, 0), (half, half), (half, half)), constant_values=fill)
     a = half - size // 2
-    return np.stack([padded[i, j + a : j + a + size, k + a : k + a + size] for i, j, k in zip(image, y, x, strict=True)])
+    corners = zip(image, y + a, x + a, strict=True)
+    return np.stack([padded[i, j : j + size, k : k + size] for i, j, k in corners])
 
 
 @pytest.mark.parametrize("size", [1, 3, 8, 21, 63])

@@ -1,0 +1,170 @@
+"""Measure candidates: position, flux, shape and flags from windows round their peaks, whatever found them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astrid_gpu.backends import Backend
+from astrid_gpu.engine.peaks import gather, measure
+from astrid_gpu.flags import INVALID, CandidateFlag
+from astrid_gpu.ops.moments import PsfWindow, Refined, calibrate_peaks, refine_peaks, shapes
+
+__all__ = ["CHANCE", "DIPOLE_FLOOR", "Maps", "measure_candidates"]
+
+CHANCE = 3.0
+"""Standard deviations by which a shape must differ from the PSF's to be called sharp or extended."""
+DIPOLE_FLOOR = 3.0
+"""Least significance of the other lobe of a dipole: weaker extrema are found next to any candidate by chance."""
+_SHARP = -0.5  # excess half way between a point source (0) and a single pixel (-1)
+_WIDE = 0.25  # excess of a source 1.3 times as wide as the PSF
+_ELONGATED = 0.15  # ellipticity under the window of an axis ratio of about 1.5
+_COVERED = 0.4  # least part of the window's weight on usable pixels
+
+
+class Maps(NamedTuple):
+    """The stacks (n, ny, nx) of a difference on its backend, and per image the PSF and its window.
+
+    `flux`, `flux_error` may be None. `psfs` and `windows` have one entry per image, None without a PSF; `reach` is
+    the radius in pixels about a candidate in which mask bits count.
+    """
+
+    backend: Backend
+    difference: Any
+    score: Any
+    flux: Any
+    flux_error: Any
+    mask: Any
+    psfs: list[np.ndarray | None]
+    windows: list[PsfWindow | None]
+    reach: np.ndarray
+
+
+def measure_candidates(maps: Maps, peaks: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
+    """Measure candidates at peak pixels.
+
+    Parameters
+    ----------
+    maps : Maps
+    peaks : structured array of `PEAK_DTYPE`, m rows
+    others : structured array of `PEAK_DTYPE`
+        All peaks of S_corr beyond `DIPOLE_FLOOR` or lower, among which the other lobes of dipoles are looked for.
+
+    Returns
+    -------
+    dict of str to array (m,)
+        x, y, polarity, score, flux, flux_error, snr, fwhm, elongation, flags, n_bad, edge_distance.
+    """
+    sign = np.where(peaks["value"] >= 0, 1, -1)
+    place = _refine(maps, peaks, sign)
+    y, x = peaks["y"] + place.dy, peaks["x"] + place.dx
+    ny, nx = maps.score.shape[1:]
+    flux, error = _photometry(maps, peaks, sign, place)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = np.abs(flux) / error
+    trusted = np.where(np.isfinite(snr), snr, np.abs(peaks["value"]))
+    fwhm, elongation, shape_flags = _shape(maps, peaks["image"], y, x, sign, trusted)
+    mask_flags, n_bad = _mask_bits(maps, peaks)
+    flags = mask_flags.astype(np.uint32) | shape_flags | _dipoles(peaks, others, maps.reach)
+    flags[~place.ok] |= np.uint32(CandidateFlag.NO_CENTROID)
+    return {
+        "x": x, "y": y, "polarity": sign, "score": peaks["value"], "flux": flux, "flux_error": error, "snr": snr,
+        "fwhm": fwhm, "elongation": elongation, "flags": flags, "n_bad": n_bad,
+        "edge_distance": np.minimum(np.minimum(x, nx - 1 - x), np.minimum(y, ny - 1 - y)),
+    }  # fmt: skip
+
+
+def _stamps(maps: Maps, stack: Any, peaks: np.ndarray, size: int) -> np.ndarray:
+    fill = 0.0 if stack.dtype.itemsize == 1 else np.nan
+    return gather(maps.backend, stack, peaks["image"], peaks["y"], peaks["x"], size, fill)
+
+
+def _refine(maps: Maps, peaks: np.ndarray, sign: np.ndarray) -> Refined:
+    """Fit the summit in the flux map, which is S and so the likelihood; where that fails, in S_corr."""
+    signed = sign[:, None, None]
+    place = refine_peaks(signed * _stamps(maps, maps.score, peaks, 3))
+    in_flux = None if maps.flux is None else refine_peaks(signed * _stamps(maps, maps.flux, peaks, 3))
+    if in_flux is not None:
+        place = Refined(
+            np.where(in_flux.ok, in_flux.dy, place.dy), np.where(in_flux.ok, in_flux.dx, place.dx),
+            in_flux.value, in_flux.ok | place.ok,
+        )  # fmt: skip
+    for image in np.unique(peaks["image"]):
+        psf = maps.psfs[image]
+        if psf is None:
+            continue
+        rows = np.flatnonzero(peaks["image"] == image)
+        exact = calibrate_peaks(Refined(*(column[rows] for column in place)), psf)
+        for column, values in zip(place, exact, strict=True):
+            column[rows] = values
+    return place
+
+
+def _photometry(
+    maps: Maps, peaks: np.ndarray, sign: np.ndarray, place: Refined
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the PSF flux at the summit and its error at the peak pixel; NaN where a map is missing."""
+    none = np.full(len(peaks), np.nan)
+    flux = none if maps.flux is None else sign * place.value
+    error = none if maps.flux_error is None else _stamps(maps, maps.flux_error, peaks, 1)[:, 0, 0].astype(np.float64)
+    return flux, error
+
+
+def _shape(
+    maps: Maps, image: np.ndarray, y: np.ndarray, x: np.ndarray, sign: np.ndarray, snr: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return FWHM, axis ratio and the flags SHARP and EXTENDED, judged against the noise of each candidate."""
+    fwhm, elongation = np.full(len(y), np.nan), np.full(len(y), np.nan)
+    flags = np.zeros(len(y), np.uint32)
+    for k in np.unique(image):
+        window = maps.windows[k]
+        if window is None:
+            continue
+        rows = np.flatnonzero(image == k)
+        sigma = np.full(len(rows), window.sigma)
+        sums = measure(maps.backend, maps.difference, image[rows], y[rows], x[rows], sigma, window.radius)
+        sums[:, 1:] *= sign[rows, None]
+        sums[sums[:, 0] < _COVERED * 2 * np.pi * window.sigma**2] = np.nan
+        form = shapes(sums, window)
+        fwhm[rows], elongation[rows] = window.fwhm * form.width, form.elongation
+        chance = CHANCE * window.noise_excess / snr[rows]
+        # The two components of an ellipticity together exceed 3.7 standard deviations as rarely as one exceeds 3.
+        skew = (CHANCE + 0.7) * window.noise_shape / snr[rows]
+        ellipticity = np.hypot(form.e1, form.e2)
+        wide = (form.excess > _WIDE) & (form.excess > chance)
+        wide |= (ellipticity > _ELONGATED) & (ellipticity > skew) & (form.excess > _SHARP)
+        flags[rows[wide]] |= np.uint32(CandidateFlag.EXTENDED)
+        flags[rows[(form.excess < _SHARP) & (form.excess < -chance)]] |= np.uint32(CandidateFlag.SHARP)
+    return fwhm, elongation, flags
+
+
+def _mask_bits(maps: Maps, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the union of the mask bits within reach of each peak and the number of invalid pixels there."""
+    radius = int(np.ceil(maps.reach.max(initial=1)))
+    stamps = _stamps(maps, maps.mask, peaks, 2 * radius + 1)
+    v, u = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    near = (v**2 + u**2)[None] <= maps.reach[peaks["image"], None, None] ** 2
+    bits = np.where(near, stamps, 0).astype(np.uint8)
+    return np.bitwise_or.reduce(bits, axis=(1, 2)), ((bits & INVALID) != 0).sum(axis=(1, 2))
+
+
+def _dipoles(peaks: np.ndarray, others: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Flag candidates with a peak of the other sign, at least a third as strong, within two FWHM."""
+    from scipy.spatial import cKDTree
+
+    flags = np.zeros(len(peaks), np.uint32)
+    others = others[np.abs(others["value"]) >= DIPOLE_FLOOR]
+    for image in np.unique(peaks["image"]):
+        for sign in (1, -1):
+            rows = np.flatnonzero((peaks["image"] == image) & (sign * peaks["value"] > 0))
+            lobes = others[(others["image"] == image) & (sign * others["value"] < 0)]
+            if len(rows) == 0 or len(lobes) == 0:
+                continue
+            here = cKDTree(np.stack([peaks["y"][rows], peaks["x"][rows]], axis=1))
+            there = cKDTree(np.stack([lobes["y"], lobes["x"]], axis=1))
+            strength = np.abs(lobes["value"])
+            for row, near in zip(rows, here.query_ball_tree(there, 2 * reach[image]), strict=True):
+                if near and strength[near].max() >= abs(peaks["value"][row]) / 3:
+                    flags[row] |= np.uint32(CandidateFlag.DIPOLE)
+    return flags
