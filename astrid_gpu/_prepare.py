@@ -56,7 +56,8 @@ class Pair:
     psf_science: PSF
     psf_reference: PSF
     flux_ratio: float
-    flux_ratio_error: float
+    flux_ratio_error: float  # of beta itself
+    relative_error: float  # of the flux ratio and, from star to star, of the PSFs
     astrometric_error: tuple[float, float]
     flags: np.ndarray
     wcs: Any
@@ -149,6 +150,7 @@ class PairPreparer:
             "flux_ratio": float(beta),
             "flux_ratio_error": 0.0 if self.given.flux_ratio else float(ratio.beta_error),
             "offset": float(ratio.gamma),
+            "flux_scatter": float(ratio.intrinsic),
             "n_flux_stars": int(ratio.n_stars),
             "shift_y": float(ratio.dy),
             "shift_x": float(ratio.dx),
@@ -172,6 +174,7 @@ class PairPreparer:
             psf_reference=psfs[1],
             flux_ratio=float(beta),
             flux_ratio_error=float(metrics["flux_ratio_error"]),
+            relative_error=float(np.hypot(metrics["flux_ratio_error"] / beta, ratio.intrinsic)),
             astrometric_error=astrometric,
             flags=_flags(sci.image, aligned),
             wcs=sci.image.wcs,

@@ -268,6 +268,7 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
         variance_science=np.stack([p.variance_science for p in pairs]),
         variance_reference=np.stack([p.variance_reference for p in pairs]),
         astrometric_error=np.array([p.astrometric_error for p in pairs]),
+        flux_ratio_error=np.array([p.relative_error for p in pairs]),
         outputs=("difference", "score", "score_corr", "flux"),
         **common,
     )

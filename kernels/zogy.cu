@@ -48,25 +48,26 @@ __device__ __forceinline__ real slope_squared(real before, real after) {
   return slope * slope;
 }
 
-// S = S_N - S_R; V = max(variance, floor); V_ast from the gradients of S_N and S_R, central and periodic (30, 32)
+// S = S_N - S_R; V = max(variance, floor); V_ast from the gradients of S_N and S_R, central and periodic (30, 32), and
+// (epsilon S_R)^2 for the relative error epsilon of the flux ratio
 // score = S scale;  score_corr = S / sqrt(V + V_ast) (25);  flux = S factor (41);  flux_error = sqrt(V) factor (43)
 //
 // Sn, Sr: (n, py, px) periodic frames; the image is their first ny rows and nx columns.
 // variance: any of (n|1, py|1, px|1) by its strides, 0 where it is shared.
-// scales: (n, 3) scale, factor, floor.  astrometric: (n, 2) 1-sigma registration noise in y and x, pixels.
+// scales: (n, 3) scale, factor, floor.  errors: (n, 3) 1-sigma registration noise in y and x, pixels; epsilon.
 // Outputs (n, ny, nx); those not wanted are null.
 // Launch: grid (ceil(nx / 32), ceil(ny / 8), images), block (32, 8): a pixel a thread. An image without registration
 // noise reads no neighbours.
 __global__ void __launch_bounds__(256) zogy_finish(
     const real* __restrict__ Sn, const real* __restrict__ Sr, const real* __restrict__ variance,
-    const real* __restrict__ scales, const real* __restrict__ astrometric, real* __restrict__ score,
+    const real* __restrict__ scales, const real* __restrict__ errors, real* __restrict__ score,
     real* __restrict__ score_corr, real* __restrict__ flux, real* __restrict__ flux_error, int images, int py, int px,
     int ny, int nx, long long variance_image, int variance_row, int variance_column) {
   const int x = blockIdx.x * blockDim.x + threadIdx.x, y = blockIdx.y * blockDim.y + threadIdx.y;
   if (x >= nx || y >= ny) return;  // no barrier below
   for (int image = blockIdx.z; image < images; image += gridDim.z) {
     const real scale = scales[image * 3], factor = scales[image * 3 + 1], floor_of_v = scales[image * 3 + 2];
-    const real sigma_y = astrometric[image * 2], sigma_x = astrometric[image * 2 + 1];
+    const real sigma_y = errors[image * 3], sigma_x = errors[image * 3 + 1], epsilon = errors[image * 3 + 2];
     const long long frame = image * static_cast<long long>(py) * px;
     const long long here = frame + static_cast<long long>(y) * px + x;
     const long long out = (image * static_cast<long long>(ny) + y) * nx + x;
@@ -77,7 +78,7 @@ __global__ void __launch_bounds__(256) zogy_finish(
     if (flux != nullptr) flux[out] = s * factor;
     if (flux_error != nullptr) flux_error[out] = sqrt(photon) * factor;
     if (score_corr == nullptr) continue;
-    real total = photon;
+    real total = photon + epsilon * epsilon * Sr[here] * Sr[here];
     if (sigma_y > real(0) || sigma_x > real(0)) {
       const long long left = here + (x > 0 ? -1 : px - 1), right = here + (x < px - 1 ? 1 : 1 - px);
       const long long row = px, up = here + (y > 0 ? -row : row * (py - 1)), down = here + (y < py - 1 ? row : row * (1 - py));

@@ -53,7 +53,7 @@ def _finish(Sn, Sr, variance, scales, ast, ny, nx, score, corr, flux, error):  #
     for row in nb.prange(n * ny):
         i, y = row // ny, row % ny
         to_score, to_flux, floor = scales[i, 0], scales[i, 1], scales[i, 2]
-        wy, wx = ast[i, 0] * ast[i, 0] * quarter, ast[i, 1] * ast[i, 1] * quarter
+        wy, wx, wf = ast[i, 0] * ast[i, 0] * quarter, ast[i, 1] * ast[i, 1] * quarter, ast[i, 2] * ast[i, 2]
         iv = i % variance.shape[0]
         up, down = (y + 1) % py, (y + py - 1) % py
         for x in range(nx):
@@ -71,11 +71,11 @@ def _finish(Sn, Sr, variance, scales, ast, ny, nx, score, corr, flux, error):  #
                 ny_, ry_ = Sn[i, up, x] - Sn[i, down, x], Sr[i, up, x] - Sr[i, down, x]
                 nx_, rx_ = Sn[i, y, right] - Sn[i, y, left], Sr[i, y, right] - Sr[i, y, left]
                 total = v + wy * (ny_ * ny_ + ry_ * ry_) + wx * (nx_ * nx_ + rx_ * rx_)
-                corr[i, y, x] = s / np.sqrt(total)
+                corr[i, y, x] = s / np.sqrt(total + wf * Sr[i, y, x] * Sr[i, y, x])
 
 
 def zogy_finish(
-    Sn: Any, Sr: Any, variance: Any, scales: Any, astrometric: Any, shape: tuple[int, int], outputs: Collection[str]
+    Sn: Any, Sr: Any, variance: Any, scales: Any, errors: Any, shape: tuple[int, int], outputs: Collection[str]
 ) -> dict[str, np.ndarray]:
     """Divide, scale and crop in one pass; contract in `astrid_gpu.ops.zogy.zogy_finish`."""
     names = ("score", "score_corr", "flux", "flux_error")
@@ -83,7 +83,7 @@ def zogy_finish(
     maps = {k: np.empty((Sn.shape[0], ny, nx) if k in outputs else (0, 0, 0), Sn.dtype) for k in names}
     real = Sn.dtype
     _finish(
-        Sn, Sr, np.ascontiguousarray(variance), np.asarray(scales).astype(real), np.asarray(astrometric).astype(real),
+        Sn, Sr, np.ascontiguousarray(variance), np.asarray(scales).astype(real), np.asarray(errors).astype(real),
         ny, nx, *(maps[k] for k in names),
     )  # fmt: skip
     return {k: v for k, v in maps.items() if k in outputs}

@@ -20,7 +20,7 @@ def place(stamp: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return frame
 
 
-def zogy_oracle(N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, En=0.0, Er=0.0):
+def zogy_oracle(N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, eps=0.0, En=0.0, Er=0.0):
     """All products of one pair on a periodic frame. PSFs are frames with their centre at (0, 0)."""
     fft, ifft = np.fft.fft2, np.fft.ifft2
     n_, r_, pn, pr = fft(N), fft(R), fft(Pn), fft(Pr)
@@ -40,7 +40,7 @@ def zogy_oracle(N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, En=0.0, Er
         # what the fill may have wrong is coherent
         V = V + np.maximum(0, ifft(fft(En) * fft(abs(ifft(kn).real)) + fft(Er) * fft(abs(ifft(kr).real))).real) ** 2
     slope = lambda a, axis: ((np.roll(a, -1, axis) - np.roll(a, 1, axis)) / 2) ** 2  # noqa: E731
-    Vast = dy**2 * (slope(SN, 0) + slope(SR, 0)) + dx**2 * (slope(SN, 1) + slope(SR, 1))
+    Vast = dy**2 * (slope(SN, 0) + slope(SR, 0)) + dx**2 * (slope(SN, 1) + slope(SR, 1)) + (eps * SR) ** 2
     FS = np.mean(np.where(ok, Fn**2 * Fr**2 * np.abs(pn) ** 2 * np.abs(pr) ** 2 / safe, 0))
     return {
         "difference": D / FD,

@@ -38,6 +38,7 @@ def zogy(
     variance_reference: Any = None,
     mask: Any = None,
     astrometric_error: Any = (0.0, 0.0),
+    flux_ratio_error: Any = 0.0,
     outputs: Collection[str] = ("difference", "score_corr", "flux"),
     backend: str | Backend = "auto",
     dtype: Any = None,
@@ -73,6 +74,8 @@ def zogy(
         NaN.
     astrometric_error : (float, float) or array (n, 2)
         1-sigma registration noise in y and x, pixels.
+    flux_ratio_error : float or array (n,)
+        Relative 1-sigma error of F_n / F_r, and of the PSFs from star to star: 0.01 lets 1 % of a static source pass.
     outputs : collection of {"difference", "score", "score_corr", "flux"}
         What to compute; "flux" gives flux and flux_error.
     backend : str or Backend
@@ -151,7 +154,7 @@ class _Problem:
     sigma: tuple[np.ndarray, np.ndarray]
     flux: tuple[np.ndarray, np.ndarray]
     mask: Any
-    astrometric: np.ndarray
+    errors: np.ndarray
 
     def __post_init__(self) -> None:
         # Each image in units of its own noise, flux scales of order one, whatever the caller's unit is: float32
@@ -238,7 +241,7 @@ def _check(given: dict[str, Any]) -> _Problem:
         sigma=sigma,
         flux=tuple(_checks.positive(given[f"flux_{k}"], f"flux_{k}", n) for k in ("science", "reference")),
         mask=mask,
-        astrometric=_check_astrometric(given["astrometric_error"], n),
+        errors=_check_errors(given["astrometric_error"], given["flux_ratio_error"], n),
     )
 
 
@@ -287,13 +290,17 @@ def _check_variance(
     return plane
 
 
-def _check_astrometric(value: Any, n: int) -> np.ndarray:
-    """Return the registration noise as (n, 2), y and x."""
+def _check_errors(value: Any, ratio: Any, n: int) -> np.ndarray:
+    """Return the registration noise in y and x and the relative error of the flux ratio as (n, 3)."""
     pairs = np.asarray(value, dtype=float)
     if pairs.shape not in ((2,), (n, 2)) or not np.all(np.isfinite(pairs)) or np.any(pairs < 0):
         msg = f"astrometric_error must be two numbers (y, x) in pixels, none negative, or one pair per image; got {value!r}"
         raise InputError(msg)
-    return np.broadcast_to(pairs, (n, 2)).copy()
+    scale = _checks.per_image(ratio, "flux_ratio_error", n)
+    if np.any(scale < 0):
+        msg = f"flux_ratio_error is a relative error, 0 or more; got {float(scale.min()):g}"
+        raise InputError(msg)
+    return np.concatenate([np.broadcast_to(pairs, (n, 2)), scale[:, None]], axis=1)
 
 
 def _solve(problem: _Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
@@ -352,8 +359,8 @@ def _score_maps(problem: _Problem, wanted: set[str], Sn: Any, Sr: Any, pair: lis
     finish = b.ops.get("zogy_finish")
     frames = b.irfft2(Sn, problem.padded), b.irfft2(Sr, problem.padded)
     if finish is None:
-        return reference_ops.zogy_finish(*frames, variance, scales, problem.astrometric, problem.shape, names, xp=xp)
-    return finish(*frames, variance, scales, problem.astrometric, problem.shape, names)
+        return reference_ops.zogy_finish(*frames, variance, scales, problem.errors, problem.shape, names, xp=xp)
+    return finish(*frames, variance, scales, problem.errors, problem.shape, names)
 
 
 def _weigh(b: Backend, maps: list[Any], kernels: list[Any], shape: tuple[int, int]) -> Any:

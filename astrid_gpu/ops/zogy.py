@@ -12,7 +12,7 @@ scales; a hat is a Fourier transform, all on the half spectrum of a real FFT.
     \hat k_n &= F_n F_r^2 \overline{\hat P_n} |\hat P_r|^2 / den                         & (29) \\
     \hat k_r &= F_r F_n^2 \overline{\hat P_r} |\hat P_n|^2 / den                         & (28) \\
     \hat S   &= \hat k_n \hat N - \hat k_r \hat R                                        & (12) \\
-    V(S)     &= V_N \otimes k_n^2 + V_R \otimes k_r^2 + V_{ast}                          & (26-33) \\
+    V(S)     &= V_N \otimes k_n^2 + V_R \otimes k_r^2 + V_{ast} + (\epsilon S_R)^2        & (26-33) \\
     S_{corr} &= S / \sqrt{V(S)}                                                          & (25) \\
     F_S      &= N_{pix}^{-1} \sum_k F_n^2 F_r^2 |\hat P_n|^2 |\hat P_r|^2 / den          & (42) \\
     \alpha   &= S / F_S, \quad \sigma_\alpha = \sqrt{V_N(S) + V_R(S)} / F_S              & (41, 43)
@@ -20,6 +20,10 @@ scales; a hat is a Fourier transform, all on the half spectrum of a real FFT.
 **Guard.** Where both PSFs vanish `den` is rounding noise. Frequencies with den <= den_floor (1e-12 of its value at
 k = 0) carry no information: Ŝ is 0 there and D̂ takes its equal-PSF limit
 (F_r N̂ - F_n R̂) / sqrt(sigma_n² F_r² + sigma_r² F_n²), which keeps its noise white.
+
+The last term of V(S) is not in the paper: epsilon is the relative error of the flux ratio, and of the PSFs as far as
+they differ from star to star. An error of the scale is common to all pixels of a source, so it is epsilon S_R itself and
+not a variance spread by k_r².
 
 `params` has shape (n, 5): sigma_n, sigma_r, F_n, F_r, den_floor.
 """
@@ -134,7 +138,7 @@ def zogy_finish(
     Sr: Any,
     variance: Any,
     scales: Any,
-    astrometric: Any,
+    errors: Any,
     shape: tuple[int, int],
     outputs: Collection[str],
     *,
@@ -150,8 +154,9 @@ def zogy_finish(
         V_N ⊗ k_n² + V_R ⊗ k_r². Rounding may leave it at or below zero far from any pixel; it is floored.
     scales : array, shape (n, 3)
         Factors from S to the caller's score, from S to flux, and the floor of the variance.
-    astrometric : array, shape (n, 2)
-        Registration noise, 1-sigma pixels in y and x. The gradients of S_N and S_R are central differences.
+    errors : array, shape (n, 3)
+        Registration noise, 1-sigma pixels in y and x (the gradients of S_N and S_R are central differences), and the
+        relative error of the flux ratio.
     outputs : subset of {"score", "score_corr", "flux", "flux_error"}
 
     Returns
@@ -161,7 +166,7 @@ def zogy_finish(
     ny, nx = shape
     real = Sn.dtype
     score_scale, flux_factor, floor = (xp.asarray(scales).astype(real)[:, i, None, None] for i in range(3))
-    sigma_y, sigma_x = (xp.asarray(astrometric).astype(real)[:, i, None, None] for i in range(2))
+    sigma_y, sigma_x, epsilon = (xp.asarray(errors).astype(real)[:, i, None, None] for i in range(3))
     score = (Sn - Sr)[:, :ny, :nx]
     photon = xp.maximum(variance[:, :ny, :nx], floor)
     maps: dict[str, Any] = {}
@@ -170,7 +175,7 @@ def zogy_finish(
     if "score_corr" in outputs:
         ast_y = _gradient_squared(Sn, 1, xp=xp) + _gradient_squared(Sr, 1, xp=xp)
         ast_x = _gradient_squared(Sn, 2, xp=xp) + _gradient_squared(Sr, 2, xp=xp)
-        ast = (sigma_y**2 * ast_y + sigma_x**2 * ast_x)[:, :ny, :nx]
+        ast = (sigma_y**2 * ast_y + sigma_x**2 * ast_x + (epsilon * Sr) ** 2)[:, :ny, :nx]
         maps["score_corr"] = score / xp.sqrt(photon + ast)
     if "flux" in outputs:
         maps["flux"] = score * flux_factor

@@ -11,7 +11,7 @@ from astrid_gpu.ops import background, zogy
 from astrid_gpu.ops import convolve as convolution
 from astrid_gpu.ops.fill import fill_profiles
 
-__all__ = ["CASES", "leaves"]
+__all__ = ["CASES", "ON_DEVICE", "leaves"]
 
 
 def _images(rng: np.random.Generator, real: type, shape: tuple[int, int, int]) -> np.ndarray:
@@ -85,6 +85,19 @@ CASES: Mapping[str, Callable[[np.random.Generator, type], tuple[Any, ...]]] = {
     "find_peaks": _find_peaks,
     "measure_moments": _measure_moments,
     "gather_stamps": _gather_stamps,
+}
+
+# Which arguments live on the device, by position; the others are tables on the host by contract.
+ON_DEVICE: Mapping[str, tuple[int, ...]] = {
+    "zogy_spectra": (0, 1, 2, 3),
+    "zogy_finish": (0, 1, 2),
+    "fill_masked": (0, 1),
+    "mesh_statistics": (0, 1),
+    "mesh_interpolate": (0,),
+    "convolve": (0,),
+    "find_peaks": (0, 2),
+    "measure_moments": (0, 6),
+    "gather_stamps": (0,),
 }
 
 

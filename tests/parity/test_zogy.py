@@ -54,7 +54,7 @@ def scene(rng, shape, psf_n, psf_r, n=1, bright=3e3):
     return N, R, Vn, Vr, numbers
 
 
-def oracle_of(N, R, psf_n, psf_r, Vn, Vr, numbers, mask=None, ast=(0.0, 0.0), backend=None):
+def oracle_of(N, R, psf_n, psf_r, Vn, Vr, numbers, mask=None, ast=(0.0, 0.0, 0.0), backend=None):
     """Run the oracle on the engine's own padded frames, for one pair."""
     b = ag.get_backend("numpy")
     pn, pr = prepare_psf(psf_n, name="n")[0], prepare_psf(psf_r, name="r")[0]
@@ -89,9 +89,9 @@ def oracle_of(N, R, psf_n, psf_r, Vn, Vr, numbers, mask=None, ast=(0.0, 0.0), ba
 def test_reference_equals_the_oracle_to_1e_10(rng, shape, psfs):
     psf_n, psf_r = PSFS[psfs]
     N, R, Vn, Vr, numbers = scene(rng, shape, psf_n, psf_r)
-    ast = (0.1, 0.05)
+    ast = (0.1, 0.05, 0.02)
     diff = ag.zogy(
-        N[0], R, psf_n, psf_r, **numbers, variance_science=Vn, variance_reference=Vr, astrometric_error=ast,
+        N[0], R, psf_n, psf_r, **numbers, variance_science=Vn, variance_reference=Vr, astrometric_error=ast[:2], flux_ratio_error=ast[2],
         outputs=("difference", "score", "score_corr", "flux"), backend="numpy",
     )  # fmt: skip
     want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=ast)
@@ -115,9 +115,9 @@ def test_every_backend_in_float32_equals_the_oracle(rng, backend, shape, psfs):
     to = lambda a: backend.asarray(a.astype(np.float32))  # noqa: E731
     diff = ag.zogy(
         to(N[0]), to(R), psf_n, psf_r, **numbers, variance_science=to(Vn), variance_reference=to(Vr),
-        astrometric_error=(0.1, 0.05), outputs=("difference", "score", "score_corr", "flux"), backend=backend,
+        astrometric_error=(0.1, 0.05), flux_ratio_error=0.02, outputs=("difference", "score", "score_corr", "flux"), backend=backend,
     )  # fmt: skip
-    want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=(0.1, 0.05), backend=backend)
+    want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=(0.1, 0.05, 0.02), backend=backend)
     assert np.abs(backend.to_host(diff.score_corr) - want["score_corr"]).max() < FLOAT32_SCORR
     for name in ("score", "flux", "flux_error"):
         got = backend.to_host(getattr(diff, name))
@@ -205,7 +205,7 @@ def test_zogy_finish_twin(rng, backend, shape, shared):
     n, padded = 2, (shape[0] + 9, shape[1] + 7)
     Sn, Sr = rng.normal(size=(2, n, *padded)).astype(np.float32)
     variance = rng.uniform(-1e-3, 2, size=(1 if shared else n, *padded)).astype(np.float32)
-    scales, ast = np.array([[2.0, 3.0, 0.01]] * n), np.array([[0.1, 0.2], [0.0, 0.4]])
+    scales, ast = np.array([[2.0, 3.0, 0.01]] * n), np.array([[0.1, 0.2, 0.05], [0.0, 0.4, 0.0]])
     outputs = {"score", "score_corr", "flux", "flux_error"}
     got = op(backend.asarray(Sn), backend.asarray(Sr), backend.asarray(variance), scales, ast, shape, outputs)
     want = zogy_ops.zogy_finish(*(a.astype(float) for a in (Sn, Sr, variance)), scales, ast, shape, outputs)

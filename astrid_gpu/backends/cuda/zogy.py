@@ -56,7 +56,7 @@ def zogy_finish(
     Sr: Any,
     variance: Any,
     scales: Any,
-    astrometric: Any,
+    errors: Any,
     shape: tuple[int, int],
     outputs: Collection[str],
 ) -> dict[str, Any]:
@@ -68,8 +68,8 @@ def zogy_finish(
     variance : array, shape (n or 1, py, px) or (n or 1, 1, 1)
     scales : array, shape (n, 3)
         From S to score, from S to flux, floor of the variance.
-    astrometric : array, shape (n, 2)
-        Registration noise (y, x), 1-sigma pixels.
+    errors : array, shape (n, 3)
+        Registration noise (y, x), 1-sigma pixels; relative error of the flux ratio.
     shape : (ny, nx)
     outputs : subset of {"score", "score_corr", "flux", "flux_error"}
 
@@ -82,7 +82,7 @@ def zogy_finish(
     ny, nx = shape
     real = Sn.dtype
     Sn, Sr, variance = (xp.ascontiguousarray(a, dtype=real) for a in (Sn, Sr, variance))
-    scales, astrometric = (xp.ascontiguousarray(xp.asarray(a, dtype=real)) for a in (scales, astrometric))
+    scales, errors = (xp.ascontiguousarray(xp.asarray(a, dtype=real)) for a in (scales, errors))
     maps = {name: xp.empty((n, ny, nx), dtype=real) for name in _OUTPUTS if name in outputs}
     if not maps:
         return maps
@@ -97,7 +97,7 @@ def zogy_finish(
         (blocks_for(nx, _TILE[0]), blocks_for(ny, _TILE[1]), blocks_for(n, 1)),
         _TILE,
         (
-            *(Sn, Sr, variance, scales, astrometric),
+            *(Sn, Sr, variance, scales, errors),
             *(maps.get(name, NULL) for name in _OUTPUTS),
             *(np.int32(side) for side in (n, py, px, ny, nx)),
             *strides,
