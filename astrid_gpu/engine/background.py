@@ -94,7 +94,7 @@ def estimate_background(
     _check_options(filter_size, clip, statistic)
     single = np.ndim(images) == 2
     if isinstance(images, np.ma.MaskedArray):
-        images = images.astype(np.result_type(images.dtype, np.float32)).filled(np.nan)
+        images = np.ma.filled(images.astype(np.result_type(images.dtype, np.float32)), np.nan)
     dtype = _checks.float_type(chosen, [images])
     stack = _checks.as_stack(chosen, images, "images", dtype)
     n, ny, nx = stack.shape

@@ -92,7 +92,7 @@ def convolve(
     _check_options(boundary, nan)
     single = np.ndim(images) == 2
     if isinstance(images, np.ma.MaskedArray):
-        images = images.astype(np.result_type(images.dtype, np.float32)).filled(np.nan)
+        images = np.ma.filled(images.astype(np.result_type(images.dtype, np.float32)), np.nan)
     dtype = _checks.float_type(chosen, [images])
     stack = _checks.as_stack(chosen, images, "images", dtype)
     taps = _check_kernel(chosen.to_host(chosen.asarray(kernel)), stack.shape[0], normalize)
