@@ -81,10 +81,16 @@ def _resample(model: np.ndarray, step: float) -> np.ndarray:
     for n in model.shape:
         half = int((n // 2) * step)
         position = np.arange(-half, half + 1) / step + n // 2
-        distance = position[:, None] - np.arange(n)[None, :]
-        kernel = np.where(np.abs(distance) < _LANCZOS, np.sinc(distance) * np.sinc(distance / _LANCZOS), 0.0)
-        weights.append(kernel)
+        whole = np.floor(position)[:, None] + np.arange(1 - _LANCZOS, _LANCZOS + 1)[None, :]
+        # Each kernel is normalised over all of its reach, so that a constant stays one, also beside the border.
+        total = _lanczos(position[:, None] - whole).sum(axis=1, keepdims=True)
+        weights.append(_lanczos(position[:, None] - np.arange(n)[None, :]) / total)
     return weights[0] @ model @ weights[1].T
+
+
+def _lanczos(distance: np.ndarray) -> np.ndarray:
+    """Return the Lanczos-4 kernel at `distance` pixels."""
+    return np.where(np.abs(distance) < _LANCZOS, np.sinc(distance) * np.sinc(distance / _LANCZOS), 0.0)
 
 
 def is_psfex(hdu: Any) -> bool:

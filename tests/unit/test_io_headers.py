@@ -35,7 +35,15 @@ def test_zero_points_that_mean_uncalibrated(value):
 
 @pytest.mark.parametrize(
     ("unit", "zero_point"),
-    [("nanomaggy", 22.5), ("nanomaggies", 22.5), ("Jy", 8.9), ("mJy", 16.4), ("uJy", 23.9), ("nJy", 31.4), ("MJy", -6.1)],
+    [
+        ("nanomaggy", 22.5),
+        ("nanomaggies", 22.5),
+        ("Jy", 8.9),
+        ("mJy", 16.4),
+        ("uJy", 23.9),
+        ("nJy", 31.4),
+        ("MJy", -6.1),
+    ],
 )
 def test_flux_units(unit, zero_point):
     assert facts(BUNIT=unit).zero_point == pytest.approx(zero_point)
