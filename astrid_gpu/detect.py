@@ -98,7 +98,8 @@ def detect(
     more than 3 standard deviations of the candidate's own noise (see `astrid_gpu.ops.moments`): a star is called sharp
     by chance at most once in 700, and of single hot pixels 3 % are missed at S/N 5.5 and 0.3 % at S/N 7
     (tests/statistical/test_detect.py). A cosmic ray is only as sharp in the difference as the reference allows: a
-    reference of much worse seeing and equal noise spreads it over its own PSF. NO_CENTROID: no summit within a pixel; the pixel itself is given.
+    reference of much worse seeing and equal noise spreads it over its own PSF. NO_CENTROID: no summit within a pixel;
+    the pixel itself is given.
 
     Only windows round candidates leave the device. Cost: two reads of S_corr, then work in proportion to the
     candidates and to the 3-sigma peaks.
