@@ -14,20 +14,7 @@ import pytest
 
 import astrid_gpu as ag
 from tests.cuda_host import device, emu
-from tests.cuda_host.cases import CASES, leaves
-
-# Which arguments of each operation are on the device; the others are tables on the host by their contract.
-ON_DEVICE = {
-    "zogy_spectra": (0, 1, 2, 3),
-    "zogy_finish": (0, 1, 2),
-    "fill_masked": (0, 1),
-    "mesh_statistics": (0, 1),
-    "mesh_interpolate": (0,),
-    "convolve": (0,),
-    "find_peaks": (0, 2),
-    "measure_moments": (0, 6),
-    "gather_stamps": (0,),
-}
+from tests.cuda_host.cases import CASES, ON_DEVICE, leaves
 
 
 class ReferenceOnDevice(emu.DeviceBackend):

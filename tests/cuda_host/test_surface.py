@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "astrid_gpu"
-FOLDERS = ("ops", "engine", "backends/cuda")
+FOLDERS = (".", "ops", "engine", "backends/cuda")
 NAMESPACES = {"xp"}  # also reached as backend.xp, b.xp, ctx.xp, self.xp
 
 
