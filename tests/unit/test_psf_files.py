@@ -227,8 +227,8 @@ def write_psfex(path, components, *, order, sampling=1.0, zero=(101.0, 201.0), s
     column = fits.Column("PSF_MASK", f"{n * ny * nx}E", dim=f"({nx},{ny},{n})", array=array)
     table = fits.BinTableHDU.from_columns([column])
     cards = {"POLNAXIS": 2, "POLGRP1": 1, "POLNAME1": "X_IMAGE", "POLZERO1": zero[0], "POLSCAL1": scale[0]}
-    cards |= {"POLGRP2": 1, "POLNAME2": "Y_IMAGE", "POLZERO2": zero[1], "POLSCAL2": scale[1], "POLNGRP": 1, "POLDEG1": order}
-    cards |= {"PSF_FWHM": 4.2, "PSF_SAMP": sampling, "PSFNAXIS": 3, "ACCEPTED": 77, "CHI2": 1.25}
+    cards |= {"POLGRP2": 1, "POLNAME2": "Y_IMAGE", "POLZERO2": zero[1], "POLSCAL2": scale[1]}
+    cards |= {"POLNGRP": 1, "POLDEG1": order, "PSF_FWHM": 4.2, "PSF_SAMP": sampling, "PSFNAXIS": 3, "ACCEPTED": 77, "CHI2": 1.25}
     table.header.update(cards)
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
     return path
@@ -258,7 +258,9 @@ def test_psfex_sampling(tmp_path, sampling):
     middle = psf.data.shape[0] // 2
     core = psf.data[middle - 3 : middle + 4, middle - 3 : middle + 4]
     exact = gaussian((7, 7), 3, 3, sigma)
-    np.testing.assert_allclose(core / core.sum(), exact / exact.sum(), rtol=3e-3)
+    # PSFEx defines its model by Lanczos-4 interpolation, whose pass band ripples by about 1e-3 (exact at step 1).
+    ripple = 1e-6 if sampling == 1 else 1.2e-3
+    np.testing.assert_allclose(core / core.sum(), exact / exact.sum(), atol=ripple * exact.max() / exact.sum())
     assert (psf.n_stars, psf.residual) == (77, 1.25)
 
 
