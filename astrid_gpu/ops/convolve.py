@@ -150,16 +150,20 @@ def convolve_fft(
 
 
 def separate(kernel: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return a kernel (n, ky, kx) as a column (n, ky, 1) and a row (n, 1, kx) whose product it is, or None.
+    """Return kernels (n, ky, kx) as columns (n, ky, 1) and rows (n, 1, kx) whose products they are, or None.
 
-    A kernel counts as separable if its second singular value is at most `tolerance` of the first; that bounds what
-    the product gets wrong.
+    The only candidates are the column and the row through the largest value. They count if their product is the
+    kernel to `tolerance` of that value, in all kernels of the stack.
     """
-    u, s, v = np.linalg.svd(kernel)
-    if min(kernel.shape[1:]) > 1 and np.any(s[:, 1] > tolerance * s[:, 0]):
+    n, _, kx = kernel.shape
+    largest = np.abs(kernel).reshape(n, -1).argmax(axis=1)
+    at = np.arange(n)
+    column, row = kernel[at, :, largest % kx], kernel[at, largest // kx]
+    peak = np.abs(row).max(axis=1)[:, None, None]
+    if not peak.all():
         return None
-    root = np.sqrt(s[:, 0])[:, None]
-    return (u[:, :, 0] * root)[:, :, None], (v[:, 0] * root)[:, None, :]
+    column, row = column[:, :, None] / row[at, largest % kx][:, None, None], row[:, None]
+    return (column, row) if np.all(np.abs(column * row - kernel) <= tolerance * peak) else None
 
 
 def reaches(bad: Any, rows: np.ndarray, columns: np.ndarray, *, xp: Any = np) -> Any:

@@ -147,8 +147,9 @@ def test_big_endian_and_strided_input(rng):
 def test_separable_kernels_are_found():
     y = np.exp(-0.5 * (np.arange(9) - 4.0) ** 2)
     column, row = ops.separate(np.outer(y, y[1:])[None], 1e-12)
-    # the error of an SVD is a few units in the last place of its largest singular value, 3 here
-    np.testing.assert_allclose(column * row, np.outer(y, y[1:])[None], rtol=0, atol=12 * np.finfo(float).eps)
+    np.testing.assert_allclose(column * row, np.outer(y, y[1:])[None], rtol=4 * np.finfo(float).eps)
+    assert ops.separate(np.outer(y, y).astype(np.float32)[None].astype(float), 4 * np.finfo(np.float32).eps)
+    assert ops.separate(np.zeros((1, 3, 3)), 1e-12) is None
     ring = np.ones((1, 3, 3))
     ring[0, 1, 1] = 0.0
     assert ops.separate(ring, 1e-12) is None
