@@ -25,6 +25,10 @@ __all__ = ["DemoResult", "run_demo"]
 
 _log = logging.getLogger("astrid_gpu")
 
+# Full and quick: epochs and shape, and changing sources. Sized for well under a minute on two CPU cores.
+_SIZES = {False: (12, (512, 512)), True: (3, (384, 384))}
+_OBJECTS = {False: 15, True: 8}
+
 LIGHT_CURVE_DTYPE = np.dtype(
     [("id", "i4"), ("epoch", "i4"), ("mjd", "f8"), ("kind", "U12"), ("flux_true", "f8"), ("flux", "f8"),
      ("flux_error", "f8")]
@@ -143,7 +147,7 @@ def run_demo(
         Folder, made if absent: source_fits/{reference,science}/, epochs/NN/ (difference.fits, candidates.csv and
         .ecsv, triplets.h5 and .npz, summary.png), truth/NN.csv, light_curves.csv, overview.png, demo.json.
     quick : bool
-        3 epochs of 512x512 pixels in place of 12 of 1024x1024.
+        3 epochs of 384x384 pixels in place of 12 of 512x512.
     backend : str
         See `get_backend`.
     seed : int
@@ -162,7 +166,7 @@ def run_demo(
     folder, start = Path(output), time.perf_counter()
     seconds = {"simulate": 0.0, "subtract": 0.0, "detect": 0.0, "write": 0.0}
     clock = _Clock(seconds)
-    season = sequence(*((3, (512, 512)) if quick else (12, (1024, 1024))), seed=seed)
+    season = sequence(*_SIZES[quick], n_objects=_OBJECTS[quick], seed=seed)
     tell(f"simulating {season!r}")
     reference, paths, truths = _write_season(season, folder)
     clock.stop("simulate")

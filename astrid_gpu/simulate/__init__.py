@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from astrid_gpu.simulate.exposure import Exposure, Frame, expose, make_wcs, true_psf
+from astrid_gpu.simulate.files import write_fits, write_truth
 from astrid_gpu.simulate.pair import REFERENCE, SCIENCE, SimulatedPair, field, pair
 from astrid_gpu.simulate.profiles import PsfModel, psf, sersic_gaussians
 from astrid_gpu.simulate.render import draw_galaxies, draw_stars
@@ -41,4 +42,6 @@ __all__ = [
     "sequence",
     "sersic_gaussians",
     "true_psf",
+    "write_fits",
+    "write_truth",
 ]
