@@ -14,9 +14,9 @@ from astrid_gpu.ops import convolve as reference_ops
 __all__ = ["convolve"]
 
 # Largest kernel, in taps, that is convolved directly; above it two FFTs are faster. A separable kernel of ky x kx
-# counts as ky + kx taps. CPU numbers from benchmarks/bench_convolve.py (2 cores with AVX-512, float32): the two break
-# even at 17 x 17 taps for 512^2 pixels, 23 x 23 for 1024^2 and 24 x 24 for 2048^2; the reference at about 3 x 4.
-# The GPU number is an estimate from bytes and shared-memory reads, not measured.
+# counts as ky + kx taps. CPU: by processor time of one thread (EPYC with AVX-512, float32, border "reflect") the two
+# break even at 17 x 17 taps for 512^2 pixels, 23 x 23 for 1024^2 and 24 x 24 for 2048^2; the float64 reference at about
+# 3 x 4. GPU: an estimate from bytes and shared-memory reads, not measured. Measure again: benchmarks/bench_convolve.py.
 REFERENCE_TAPS = 12
 CPU_TAPS = 400
 GPU_TAPS = 256
