@@ -202,8 +202,8 @@ def _histogram(axis: Any, diff: Difference, candidates: Candidates | None) -> No
             axis.axvline(sign * candidates.threshold, color=SOFT, lw=0.9, ls=":")
     axis.set_box_aspect(1)
     axis.set_anchor("W")
+    axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)  # before the scale, which refuses no counts
     axis.set_yscale("log")
-    axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)
     axis.set_xlim(-limit, limit)
     axis.set_xlabel("S$_{corr}$  [σ]", fontsize=10, color=SOFT)
     axis.set_ylabel("pixels", fontsize=10, color=SOFT)

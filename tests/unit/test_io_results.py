@@ -90,9 +90,9 @@ def test_keywords(diff):
     header = difference_hdulist(diff)[0].header
     expected = {
         "SCIENCE": "sci.fits", "REFERENC": "ref.fits", "OBSID": 77, "REFID": "deep", "METHOD": "zogy",
-        "BACKEND": "numpy", "FN": 1.0, "FR": 0.8, "FD": 0.8, "BETA": 1.25, "BETAERR": 0.01, "GAMMA": 3.5, "DX": 0.1, "DY": -0.2,
-        "SCSTD": 1.0, "SCMED": 0.01, "NMASK": 1, "MAGZP": 26.3, "FILTER": "r", "MJD-OBS": 59000.5, "REFMJD": 58000.25,
-        "EXPTIME": 30.0,
+        "BACKEND": "numpy", "FN": 1.0, "FR": 0.8, "FD": 0.8, "BETA": 1.25, "BETAERR": 0.01, "GAMMA": 3.5,
+        "DX": 0.1, "DY": -0.2, "SCSTD": 1.0, "SCMED": 0.01, "NMASK": 1, "MAGZP": 26.3, "FILTER": "r",
+        "MJD-OBS": 59000.5, "REFMJD": 58000.25, "EXPTIME": 30.0,
     }  # fmt: skip
     assert {key: header[key] for key in expected} == pytest.approx(expected)
     assert "LIMMAG" not in header  # NaN cannot be written
