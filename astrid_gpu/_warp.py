@@ -8,10 +8,10 @@ the cubic spline 2.1, 1.3, 0.4 %. Coarser target pixels are the mean over sub-pi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from astrid_gpu._defects import REACH, Slopes, cardinal, fill, fill_error, lookup, nearest_flag, offsets, touched
 from astrid_gpu._pixel_map import Coordinates
 from astrid_gpu.flags import PixelFlag
 
@@ -19,14 +19,8 @@ __all__ = ["KERNELS", "Warped", "shift_image", "warp_image", "warp_stamp"]
 
 KERNELS = {"bilinear": 1, "spline3": 3, "spline5": 5}
 
-# An output pixel is masked when bad input pixels have more than this share of absolute kernel weight in it. The
-# rest of a bad pixel's place is a fill, whose error is thus diluted fiftyfold.
-LEAK = 0.02
 # Beyond the frame the kernel reads a mirror image of smooth sky, a far milder invention than a saturated core.
 EDGE_LEAK = 0.10
-
-_REACH = 6  # px; the cardinal quintic spline is below 0.7 % beyond
-Slopes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ def warp_image(
 
     Data are surface brightness times the local ratio of pixel areas A (source pixels in a target pixel). Bad pixels
     are filled smoothly first, so they ring into nothing, and every output pixel in which they, or the world beyond
-    the frame, have noticeable weight is masked. The variance is A times the interpolated one: that of white noise
+    the frame, may be felt is masked, see _defects. The variance is A times the interpolated one: that of white noise
     with the same power at low frequencies, hence right for sums over more than a kernel and for matched filters;
     single pixels vary less, by `noise_factor`, because resampling correlates neighbours.
 
@@ -113,7 +107,9 @@ def warp_image(
     slopes = _slopes(y_map, x_map)
     area = np.abs(slopes[0] * slopes[3] - slopes[1] * slopes[2])
     splits = _splits(area)
-    filled = _fill(data, bad)
+    filled = fill(data, bad)
+    quiet = None if variance is None else fill(variance, bad | ~np.isfinite(variance), 1)
+    error = fill_error(filled, bad, quiet)
     if degree > 1:
         filled = ndimage.spline_filter(filled, degree, mode="mirror")
     safe_y, safe_x = np.nan_to_num(y_map, nan=-1e6), np.nan_to_num(x_map, nan=-1e6)
@@ -122,18 +118,17 @@ def warp_image(
     ny, nx = data.shape
     edge = np.minimum(np.minimum(safe_y, ny - 1 - safe_y), np.minimum(safe_x, nx - 1 - safe_x))
     footprint = edge >= -0.5
-    close = footprint & (edge < _REACH)
+    close = footprint & (edge < REACH)
     footprint[close] = _outside_weight(safe_y[close], safe_x[close], data.shape, degree) <= EDGE_LEAK
-    touched = footprint & _bad_touches(bad, (safe_y, safe_x), slopes, degree, splits)
+    spoilt = footprint & touched(error, bad, (safe_y, safe_x), slopes, (degree, splits))
     flags = np.full(y_map.shape, PixelFlag.NO_DATA, mask.dtype)
     flags[footprint] = 0
-    flags[touched] = _nearest_flag(mask, bad, safe_y[touched], safe_x[touched])
+    flags[spoilt] = nearest_flag(mask, bad, safe_y[spoilt], safe_x[spoilt], REACH + splits)
     noise = None
-    if variance is not None:
-        quiet = _fill(variance, bad | ~np.isfinite(variance))
+    if quiet is not None and variance is not None:
         noise = (_read(quiet, (safe_y, safe_x), slopes, 1, splits) * area).astype(variance.dtype)
-        noise[~footprint | touched] = np.nan
-    out[~footprint | touched] = np.nan
+        noise[~footprint | spoilt] = np.nan
+    out[~footprint | spoilt] = np.nan
     typical = float(np.median(area[footprint])) if footprint.any() else 1.0
     rows, columns, index = _sample((safe_y, safe_x), slopes, footprint, splits)
     factor = _noise_factor(rows, columns, area.ravel()[index], splits, degree)
@@ -184,10 +179,6 @@ def _splits(area: np.ndarray) -> int:
     return 1 if ratio < 1.5 else min(32, int(np.ceil(np.sqrt(ratio))))
 
 
-def _offsets(splits: int) -> np.ndarray:
-    return (np.arange(splits) + 0.5) / splits - 0.5
-
-
 def _read(coefficients: np.ndarray, maps: Coordinates, slopes: Slopes, degree: int, splits: int) -> np.ndarray:
     """Mean of the spline over the sub-pixels of each target pixel."""
     from scipy.ndimage import map_coordinates
@@ -200,121 +191,17 @@ def _read(coefficients: np.ndarray, maps: Coordinates, slopes: Slopes, degree: i
         return at(y, x)
     yy, yx, xy, xx = (np.nan_to_num(slope) for slope in slopes)
     out = np.zeros(y.shape)
-    for b in _offsets(splits):
-        for a in _offsets(splits):
+    for b in offsets(splits):
+        for a in offsets(splits):
             out += at(y + b * yy + a * yx, x + b * xy + a * xx)
     return out / splits**2
 
 
-def _fill(plane: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Copy in float64 with bad pixels replaced: Gaussian mean of good neighbours, or the nearest good one."""
-    from scipy import ndimage
-
-    filled = np.where(bad, 0.0, plane).astype(np.float64)
-    if not bad.any():
-        return filled
-    rows, columns = np.nonzero(bad)
-    reach = 4
-    values, good = np.pad(filled, reach), np.pad(~bad, reach).astype(np.float64)
-    weight, total = np.zeros(rows.size), np.zeros(rows.size)
-    for j in range(2 * reach + 1):
-        for i in range(2 * reach + 1):
-            w = good[rows + j, columns + i] * np.exp(-0.5 * ((j - reach) ** 2 + (i - reach) ** 2) / 1.5**2)
-            weight += w
-            total += w * values[rows + j, columns + i]
-    lonely = weight == 0
-    if lonely.any() and not lonely.all():
-        nearest = ndimage.distance_transform_edt(bad, return_distances=False, return_indices=True)
-        total[lonely] = filled[tuple(nearest)][rows[lonely], columns[lonely]]
-    filled[rows, columns] = total / np.where(lonely, 1.0, weight)
-    return filled
-
-
-@lru_cache(maxsize=8)
-def _cardinal(degree: int, *, signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """|h(t)| (or h) of the cardinal spline at t = 0, 1/32, ... and the tail: sum over k >= 0 of h(t + k)."""
-    from scipy import ndimage
-
-    size = 4 * _REACH + 1
-    delta = np.zeros(size)
-    delta[size // 2] = 1.0
-    if degree > 1:
-        delta = ndimage.spline_filter1d(delta, degree, mode="mirror")
-    t = np.arange(0, 2 * _REACH, 1 / 32)
-    h = ndimage.map_coordinates(delta, [size // 2 + t], order=degree, prefilter=False, mode="mirror")
-    h = h if signed else np.abs(h)
-    tail = np.zeros_like(h)
-    for k in range(0, h.size, 32):
-        tail[: h.size - k] += h[k:]
-    return h, tail
-
-
-def _lookup(table: np.ndarray, t: np.ndarray) -> np.ndarray:
-    index = np.minimum(np.rint(np.abs(t) * 32).astype(np.int64), table.size - 1)
-    return table[index]
-
-
 def _outside_weight(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], degree: int) -> np.ndarray:
     """Absolute kernel weight that falls beyond the frame, for positions within it."""
-    _, tail = _cardinal(degree)
+    _, tail = cardinal(degree)
     ny, nx = shape
-    return sum(_lookup(tail, edge) for edge in (y + 1, ny - y, x + 1, nx - x))
-
-
-def _bad_touches(bad: np.ndarray, maps: Coordinates, slopes: Slopes, degree: int, splits: int) -> np.ndarray:
-    """Whether bad pixels have more than `LEAK` of the absolute weight, computed only near bad pixels."""
-    from scipy import ndimage
-
-    y, x = maps
-    touched = np.zeros(y.shape, bool)
-    if not bad.any():
-        return touched
-    # Within half a (possibly large) target pixel plus the kernel nothing else can matter.
-    reach = 1 if degree == 1 else _REACH
-    near = ndimage.maximum_filter(bad.view(np.uint8), 2 * (reach + splits) + 1) != 0
-    rows = np.clip(np.rint(y), 0, bad.shape[0] - 1).astype(np.int64)
-    columns = np.clip(np.rint(x), 0, bad.shape[1] - 1).astype(np.int64)
-    candidates = np.nonzero(near[rows, columns])
-    table, _ = _cardinal(degree)
-    cy, cx = y[candidates], x[candidates]
-    weight = np.zeros(cy.size)
-    padded = np.pad(bad, reach + splits + 1)
-    steps = _offsets(splits)
-    gradients = [np.nan_to_num(slope[candidates]) for slope in slopes]
-    for b in steps:
-        for a in steps:
-            sy, sx = cy + b * gradients[0] + a * gradients[1], cx + b * gradients[2] + a * gradients[3]
-            weight += _tap_sum(padded, sy, sx, table, reach, reach + splits + 1)
-    touched[candidates] = weight > LEAK * splits**2
-    return touched
-
-
-def _tap_sum(
-    padded: np.ndarray, y: np.ndarray, x: np.ndarray, table: np.ndarray, reach: int, border: int
-) -> np.ndarray:
-    """Sum of |h(dy)| |h(dx)| over the true pixels of `padded` around each position."""
-    base_y, base_x = np.floor(y).astype(np.int64), np.floor(x).astype(np.int64)
-    total = np.zeros(y.size)
-    for j in range(1 - reach, reach + 1):
-        rows = np.clip(base_y + j + border, 0, padded.shape[0] - 1)
-        wy = _lookup(table, base_y + j - y)
-        for i in range(1 - reach, reach + 1):
-            columns = np.clip(base_x + i + border, 0, padded.shape[1] - 1)
-            total += padded[rows, columns] * wy * _lookup(table, base_x + i - x)
-    return total
-
-
-def _nearest_flag(mask: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Bits of the bad pixel nearest to each position; NaN pixels that had no bit get BAD_SCIENCE."""
-    from scipy import ndimage
-
-    if y.size == 0:
-        return np.zeros(0, mask.dtype)
-    nearest = ndimage.distance_transform_edt(~bad, return_distances=False, return_indices=True)
-    rows = np.clip(np.rint(y), 0, mask.shape[0] - 1).astype(np.int64)
-    columns = np.clip(np.rint(x), 0, mask.shape[1] - 1).astype(np.int64)
-    bits = mask[nearest[0][rows, columns], nearest[1][rows, columns]]
-    return np.where(bits == 0, np.asarray(PixelFlag.BAD_SCIENCE, mask.dtype), bits)
+    return sum(lookup(tail, edge) for edge in (y + 1, ny - y, x + 1, nx - x))
 
 
 def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, degree: int) -> float:
@@ -324,13 +211,13 @@ def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, d
     """
     if area.size == 0:
         return 1.0
-    table, _ = _cardinal(degree, signed=True)
-    taps = np.arange(-_REACH - splits, _REACH + splits + 1)
+    table, _ = cardinal(degree, signed=True)
+    taps = np.arange(-REACH - splits, REACH + splits + 1)
     centre_y, centre_x = np.rint(y.mean(axis=0)), np.rint(x.mean(axis=0))
     weights = np.zeros((area.size, taps.size, taps.size))
     for sy, sx in zip(y, x, strict=True):
-        wy = _lookup(table, (centre_y - sy)[:, None] + taps)
-        wx = _lookup(table, (centre_x - sx)[:, None] + taps)
+        wy = lookup(table, (centre_y - sy)[:, None] + taps)
+        wx = lookup(table, (centre_x - sx)[:, None] + taps)
         weights += wy[:, :, None] * wx[:, None, :]
     return float(np.mean(area * np.sum((weights / splits**2) ** 2, axis=(1, 2))))
 
@@ -343,7 +230,7 @@ def _sample(
     index = index[:: max(1, index.size // 256)]
     y, x = maps
     gradients = [np.nan_to_num(slope.ravel()[index]) for slope in slopes]
-    steps = [(b, a) for b in _offsets(splits) for a in _offsets(splits)]
+    steps = [(b, a) for b in offsets(splits) for a in offsets(splits)]
     rows = np.array([y.ravel()[index] + b * gradients[0] + a * gradients[1] for b, a in steps])
     columns = np.array([x.ravel()[index] + b * gradients[2] + a * gradients[3] for b, a in steps])
     return rows, columns, index
