@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,16 @@ __all__ = ["Given", "Pair", "PairPreparer"]
 _SATURATED = 4  # bit of Image.mask between here and the flags; everything else nonzero is "bad"
 MIN_SHIFT = 0.005
 """Registration offsets below this many pixels, or below their error, are left alone."""
+
+MAX_SCATTER = 0.01
+"""Largest scatter of the flux ratio from source to source that is counted as an error of the model: more of it means
+that the sources are no stars or vary, and would hide transients on galaxies."""
+
+PSF_CENTRE = 0.02
+"""What the centres of two measured PSFs are good for, pixels: added to the registration noise."""
+
+CORRELATED = 1.1
+"""Noise of the smoothed difference over that of white noise from which on the variances are raised to match."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,17 @@ class _Exposure:
     steps: list[Step]
 
 
+@dataclass
+class _Matched:
+    """What matching two images gave: the flux ratio, the reference moved, what remains uncertain."""
+
+    ratio: FluxRatio
+    reference: np.ndarray
+    astrometric: tuple[float, float]
+    factor: float
+    steps: list[Step]
+
+
 @contextmanager
 def timed(profile: dict[str, float], stage: str) -> Iterator[None]:
     """Add the seconds a block takes to `profile[stage]`."""
@@ -117,29 +138,49 @@ class PairPreparer:
             ]
             psfs, psf_steps = _psfs(sci.image, aligned.image, stars, self.given, self.config)
         with timed(profile, "flux ratio and registration"):
-            ratio = flux_ratio(sci.image, aligned.image, *psfs, *stars)
-            steps += [*psf_steps, *_ratio_steps(ratio, self.given)]
+            sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, stars)
+        steps += [*psf_steps, *matched.steps]
+        return self._pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
+
+    def _match(
+        self, sci: _Exposure, aligned: Aligned, sigma_r: float, psfs: tuple[PSF, PSF], stars: list[np.ndarray]
+    ) -> tuple[Image, float, Aligned, float, _Matched]:
+        """Flux ratio, registration and the sky that is left; once more if the noise proves correlated."""
+        science, factor = sci.image, 1.0
+        for _ in range(2):
+            weights = [np.asarray(v) * factor**2 for v in (science.variance, aligned.image.variance)]
+            ratio = flux_ratio(science, aligned.image, *psfs, *stars, *weights)
             reference, astrometric, moved = _register(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
-            steps += moved
-            if self.config.background:
-                beta = self.given.flux_ratio or ratio.beta
-                level, step = residual_background(sci.image, reference, beta, *psfs, aligned.footprint, self.config.box)
-                sci.image = sci.image.with_(data=(sci.image.data - level).astype(sci.image.data.dtype))
-                steps.append(step)
-        return self._pair(sci, aligned, reference, sigma_r, psfs, ratio, astrometric, steps, profile)
+            beta = self.given.flux_ratio or ratio.beta
+            level, found, sky = residual_background(
+                science, reference, beta, *psfs, weights[1], aligned.footprint, self.config.box
+            )
+            if found < CORRELATED or factor != 1.0:
+                break
+            factor = found
+        if self.config.background:
+            science = science.with_(data=(science.data - level).astype(science.data.dtype))
+        if factor != 1.0:
+            text = f"neighbouring pixels are correlated: both variances raised by {factor:.3f}²"
+            sky.append(Step("noise", text, {"factor": factor}))
+            science = science.with_(variance=science.variance * factor**2)
+            moved_image = aligned.image.with_(variance=aligned.image.variance * factor**2)
+            aligned = replace(aligned, image=moved_image)
+        steps = [*_ratio_steps(ratio, self.given), *moved, *sky]
+        matched = _Matched(ratio, reference, astrometric, factor, steps)
+        return science, sci.sigma * factor, aligned, sigma_r * factor, matched
 
     def _pair(
         self,
         sci: _Exposure,
         aligned: Aligned,
-        reference: np.ndarray,
         sigma_r: float,
         psfs: tuple[PSF, PSF],
-        ratio: FluxRatio,
-        astrometric: tuple[float, float],
+        matched: _Matched,
         steps: list[Step],
         profile: dict[str, float],
     ) -> Pair:
+        ratio, astrometric = matched.ratio, matched.astrometric
         beta = self.given.flux_ratio or ratio.beta
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
         variance_s, variance_r = sci.image.variance, aligned.image.variance
@@ -160,12 +201,13 @@ class PairPreparer:
             "fwhm_reference": float(psfs[1].fwhm),
             "sigma_science": float(sci.sigma),
             "sigma_reference": float(sigma_r),
+            "noise_factor": float(matched.factor),
             "overlap": float(np.mean(aligned.footprint)),
             "profile": profile,
         }
         return Pair(
             science=sci.image.data,
-            reference=reference,
+            reference=matched.reference,
             variance_science=variance_s,
             variance_reference=variance_r,
             sigma_science=float(sci.sigma),
@@ -174,7 +216,7 @@ class PairPreparer:
             psf_reference=psfs[1],
             flux_ratio=float(beta),
             flux_ratio_error=float(metrics["flux_ratio_error"]),
-            relative_error=float(np.hypot(metrics["flux_ratio_error"] / beta, ratio.intrinsic)),
+            relative_error=float(np.hypot(metrics["flux_ratio_error"] / beta, min(ratio.intrinsic, MAX_SCATTER))),
             astrometric_error=astrometric,
             flags=_flags(sci.image, aligned),
             wcs=sci.image.wcs,
@@ -217,7 +259,7 @@ def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role:
 
 
 def _flat_background(image: Image) -> Background:
-    """A background of zero with the robust width of the image, for images that are sky-subtracted already."""
+    """Return a background of zero with the robust width of the image, for images that are sky-subtracted already."""
     good = image.data[~image.bad]
     low, middle, high = np.percentile(good, [15.865, 50, 84.135])
     width = min(middle - low, high - middle)
@@ -225,7 +267,7 @@ def _flat_background(image: Image) -> Background:
 
 
 def _scaled_sigma(ref: _Exposure, aligned: Aligned) -> float:
-    """The reference's background sigma on the new grid: it scales as its variance did, not as resampling smooths."""
+    """Return the reference's sigma on the new grid: it scales as its variance did, not as resampling smooths."""
     before, after = ref.image.variance, aligned.image.variance
     inside = aligned.footprint & np.isfinite(after) & (after > 0)
     if before is None or not inside.any():
@@ -268,8 +310,11 @@ def _psfs(
 
 
 def _stamp_side(stars: list[np.ndarray]) -> int:
-    """One side for both PSFs, 12 times the wider FWHM: what a stamp cuts off of one PSF and not of the other would go
-    into the flux ratio, and the rest of every star into the sky."""
+    """Choose one side for both PSFs, 12 times the wider FWHM.
+
+    What a stamp cuts off of one PSF and not of the other would go into the flux ratio, and the rest of every star
+    into the sky.
+    """
     widths = [np.nanmedian(s["fwhm"][good]) for s in stars if (good := (s["snr"] > 10) & np.isfinite(s["fwhm"])).any()]
     return 2 * int(np.ceil(6 * max(widths, default=3.0))) + 1
 
@@ -297,7 +342,7 @@ def _register(
         return data, (0.0, 0.0), [Step("registration", "offset and scatter ignored, as asked", {})]
     dy, dx = ratio.dy, ratio.dx
     known = np.isfinite(dy) and np.isfinite(dx)
-    error = (float(scatter[0]), float(scatter[1]))
+    error = (float(np.hypot(scatter[0], PSF_CENTRE)), float(np.hypot(scatter[1], PSF_CENTRE)))
     if config.registration == "noise" or not known or max(abs(dy), abs(dx)) < MIN_SHIFT:
         if known:
             error = (float(np.hypot(error[0], dy)), float(np.hypot(error[1], dx)))
@@ -345,7 +390,7 @@ def _flags(science: Image, aligned: Aligned) -> np.ndarray:
 
 
 def _zero_point(science: Image, reference: Image, beta: float) -> tuple[float | None, list[Step]]:
-    """The science zero point; from the reference's and the flux ratio where its own is missing."""
+    """Return the science zero point; from the reference's and the flux ratio where its own is missing."""
     if science.zero_point is not None or reference.zero_point is None or not beta > 0:
         return science.zero_point, []
     zero_point = reference.zero_point + 2.5 * float(np.log10(beta))

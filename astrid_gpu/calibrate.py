@@ -91,10 +91,11 @@ def residual_background(
     beta: float,
     psf_science: PSF,
     psf_reference: PSF,
+    variance_reference: np.ndarray,
     footprint: np.ndarray,
     box: int | None = None,
-) -> tuple[np.ndarray, Step]:
-    """Measure what is left of the sky in N * P_r - beta R * P_n, where every static source cancels.
+) -> tuple[np.ndarray, float, list[Step]]:
+    """Measure the sky and the noise that are left in N * P_r - beta R * P_n, where every static source cancels.
 
     In a crowded field the background of a single image is a guess; that of the difference is not. An offset gamma
     moves all of S by gamma F_D² / F_n: a tenth of a sigma a pixel is half a sigma in S_corr.
@@ -108,6 +109,7 @@ def residual_background(
     beta : float
         F_n / F_r.
     psf_science, psf_reference : PSF
+    variance_reference : array (ny, nx)
     footprint : bool array (ny, nx)
         Where the reference has data.
     box : int, optional
@@ -115,13 +117,16 @@ def residual_background(
 
     Returns
     -------
-    (level, step) : array (ny, nx), Step
-        To be taken off the science image.
+    (level, factor, steps) : array (ny, nx), float, list of Step
+        `level` is to be taken off the science image. `factor` is the noise of the smoothed difference on blank sky
+        over that of white noise of the stated variances: above 1 where neighbouring pixels are correlated, as in
+        drizzled and resampled images.
 
     Notes
     -----
     Smoothed by both PSFs the median of a box is its local mean, which is what the matched filter sees: faint halos of
-    stars included, which differ from night to night and which no stamp holds.
+    stars included, which differ from night to night and which no stamp holds. Blank sky is the half of the pixels
+    with the least variance.
     """
     from astrid_gpu.engine.convolve import convolve
 
@@ -133,6 +138,13 @@ def residual_background(
         convolve(np.where(out, np.nan, image), psf.data, backend="numpy")
         for image, psf in ((science.data, psf_reference), (reference, psf_science))
     ]
+    white = sum(
+        convolve(np.where(out, np.nan, variance), psf.data**2, backend="numpy", normalize=False) * scale
+        for variance, psf, scale in (
+            (science.variance, psf_reference, 1.0),
+            (variance_reference, psf_science, beta**2),
+        )
+    )
     rest = smooth[0] - beta * smooth[1]
     out |= ~np.isfinite(rest)
     side = box or max(32, int(np.ceil(8 * max(psf_science.fwhm, psf_reference.fwhm))))
@@ -143,7 +155,19 @@ def residual_background(
         background, how = _measure(np.where(out, 0, rest), out, side, 3, "auto").level, f"mesh of {side} px boxes"
     middle = float(np.median(background))
     text = f"{science.name}: {middle:+.4g} a pixel left in the difference, taken off ({how})"
-    return background, Step("background", text, {"offset": middle})
+    steps = [Step("background", text, {"offset": middle})]
+    usable = ~out & np.isfinite(white) & (white > 0)
+    blank = usable & (white <= np.median(white[usable])) if usable.any() else usable
+    factor = robust_width((rest - background)[blank] / np.sqrt(white[blank])) if blank.sum() > 500 else 1.0
+    text = f"smoothed difference varies {factor:.3f} times as much as white noise of the stated variance on blank sky"
+    steps.append(Step("noise", text, {"factor": factor}))
+    return background, factor, steps
+
+
+def robust_width(values: np.ndarray) -> float:
+    """Return half of the distance between the 15.9 and 84.1 percentiles."""
+    low, high = np.percentile(values, [15.865, 84.135])
+    return float(high - low) / 2
 
 
 def _refuse_constant(image: Image, bad: np.ndarray) -> None:
