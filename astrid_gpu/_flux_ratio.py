@@ -152,16 +152,17 @@ class _Pair:
         if self.grid is None:
             self.grid = self._sample_grid()
         values = self.grid[0] - beta * self.grid[1]
-        if values.size < 50:
+        if values.size < 20:
             return 0.0, float("nan")
         middle, sigma = median_sigma(values)
         return middle, float(1.2533 * sigma / np.sqrt(values.size))
 
     def _sample_grid(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return D_n and D_r at up to some 4000 pixels a FWHM or more apart, so that their noise is independent."""
+        """Return D_n and D_r at up to some 4000 pixels so far apart that their noise is independent."""
         ny, nx = self.bad.shape
-        step = max(round(self.fwhm), int(np.ceil(np.sqrt(ny * nx / 4000))))
-        y, x = (a.ravel() for a in np.meshgrid(np.arange(step // 2, ny, step), np.arange(step // 2, nx, step), indexing="ij"))
+        step = max(int(np.ceil(1.8 * self.fwhm)), int(np.ceil(np.sqrt(ny * nx / 4000))))
+        rows, columns = np.arange(step // 2, ny, step), np.arange(step // 2, nx, step)
+        y, x = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
         parts = [self._values(y[i : i + 500], x[i : i + 500]) for i in range(0, len(y), 500)]
         return tuple(np.concatenate([p[k] for p in parts]) for k in range(2))  # type: ignore[return-value]
 
@@ -258,7 +259,7 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
 
 
 def _ratio_and_offset(pair: _Pair, s: MatchedSamples) -> tuple[LineFit, float, float]:
-    """Fit the ratio at the sources and the sky offset on all pixels in turn, so that neither stands in for the other."""
+    """Fit the ratio at the sources and the sky offset on all pixels in turn: neither then stands in for the other."""
     fit = fit_line(s.reference, s.science, s.variance_reference, s.variance_science, intercept=False)
     gamma = error = 0.0
     for _ in range(3):

@@ -367,7 +367,7 @@ def _finish(stamp: np.ndarray) -> np.ndarray:
     """Taper the border, centre, normalise."""
     half = stamp.shape[0] // 2
     radius = _radius(stamp.shape)
-    taper = np.clip((half + 0.5 - radius) / max(0.15 * half, 1.0), 0.0, 1.0)
+    taper = np.clip((half + 0.5 - radius) / max(0.1 * half, 1.5), 0.0, 1.0)
     tapered = stamp * np.sin(0.5 * np.pi * taper) ** 2
     for _ in range(3):
         y, x = centroid_of(tapered)

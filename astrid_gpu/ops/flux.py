@@ -202,14 +202,14 @@ def _tukey(residual: np.ndarray) -> np.ndarray:
 def _extra_variance(
     residual: np.ndarray, variance: np.ndarray, shape: np.ndarray, weights: np.ndarray, n_fit: int
 ) -> float:
-    """Return s² with sum w r² / (variance + s² shape) = expected, by bisection; 0 if the errors suffice."""
+    """Return s² that brings chi-squared to its expectation, by bisection; 0 unless it exceeds that by 1 sigma."""
     kept = weights > 0.05
     n = int(kept.sum())
     if n <= n_fit:
         return 0.0
     r2, v, f = residual[kept] ** 2, np.maximum(variance[kept], 1e-300), np.maximum(shape[kept], 1e-300)
     target = float(n - n_fit)
-    if (r2 / v).sum() <= target:
+    if (r2 / v).sum() <= target + np.sqrt(2.0 * target):
         return 0.0
     low, high = 0.0, float((r2 / f).max() * n / max(target, 1.0))
     for _ in range(60):
@@ -221,11 +221,11 @@ def _extra_variance(
 def fit_line(
     x: np.ndarray, y: np.ndarray, variance_x: np.ndarray, variance_y: np.ndarray, *, intercept: bool = True
 ) -> LineFit:
-    """Fit y = slope x + intercept with errors in both, robust against up to 30-40 % outliers.
+    """Fit y = slope x + intercept with errors in both, robust against outliers up to some 40 %.
 
-    The start is the weighted median of ratios (or of slopes between places); then York's (2004) solution for errors
-    in both coordinates with Tukey weights (c = 6), and a fractional scatter of y beyond the errors (flat fields,
-    PSF errors) raised until the kept residuals have unit chi-squared.
+    The start is the ratio most places agree with; then York's (2004) solution for errors in both coordinates with
+    Tukey weights (c = 6), and a fractional scatter of y beyond the errors (flat fields, PSF errors) raised until the
+    kept residuals have unit chi-squared.
 
     Parameters
     ----------
@@ -278,24 +278,27 @@ def _york(
 
 
 def _start(x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, intercept: bool) -> tuple[float, float]:
-    """Return a start that half of the weight cannot move: weighted medians."""
+    """Return slope and intercept of the largest consensus, which outliers under a half cannot move."""
+    slope, offset = _consensus(x, y, vx, vy), 0.0
+    for _ in range(5 if intercept else 0):
+        offset = _weighted_median(y - slope * x, 1.0 / np.sqrt(vy + slope**2 * vx + (0.02 * slope * x) ** 2))
+        slope = _consensus(x, y - offset, vx, vy)
+    return slope, offset
+
+
+def _consensus(x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray) -> float:
+    """Return the ratio of one place that most others agree with, to their errors and 3 %; 1 if none is positive."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = y / x
-        weight = np.abs(x) / np.sqrt(vx + vy / np.maximum(ratio**2, 1e-12))
-    ok = np.isfinite(ratio) & (ratio > 0) & np.isfinite(weight)
-    if not ok.any():
-        slope = float((x * y).sum() / max((x * x).sum(), 1e-300))
-        return (slope if slope > 0 else 1.0), 0.0
-    slope = _weighted_median(ratio[ok], np.minimum(weight[ok], 10.0 * np.median(weight[ok])))
-    if not intercept:
-        return slope, 0.0
-    # Faint places fix the offset, bright ones the slope: alternate a few times.
-    offset = 0.0
-    for _ in range(5):
-        offset = _weighted_median(y - slope * x, 1.0 / np.sqrt(vy + slope**2 * vx + (0.02 * slope * x) ** 2))
-        ratio = (y[ok] - offset) / x[ok]
-        slope = _weighted_median(ratio, np.minimum(weight[ok], 10.0 * np.median(weight[ok])))
-    return (slope, offset) if slope > 0 else (float(np.median(y[ok] / x[ok])), 0.0)
+    tried = np.flatnonzero(np.isfinite(ratio) & (ratio > 0))
+    if tried.size == 0:
+        return 1.0
+    tried = tried[np.argsort(-np.abs(x[tried]) / np.sqrt(vx[tried]))[:200]]
+    slopes = ratio[tried]
+    error2 = vy + slopes[:, None] ** 2 * vx + (0.03 * slopes[:, None] * x) ** 2
+    cost = np.minimum((y - slopes[:, None] * x) ** 2 / error2, 9.0) + np.log(error2 / error2.min())
+    # The logarithm keeps a large slope from buying agreement with large errors.
+    return float(slopes[np.argmin(cost.sum(axis=1))])
 
 
 def _start_scatter(
