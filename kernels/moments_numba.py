@@ -17,14 +17,19 @@ def _sum_windows(images, image, y, x, sigma, radius, mask, out):  # noqa: ANN001
         cy, cx = int(np.floor(y[k] + 0.5)), int(np.floor(x[k] + 0.5))
         i, scale = image[k], -0.5 / (sigma[k] * sigma[k])
         sw = sd = sv = su = syy = sxx = sxy = 0.0
-        for row in range(max(0, cy - radius), min(ny, cy + radius + 1)):
-            v = row - y[k]
-            for column in range(max(0, cx - radius), min(nx, cx + radius + 1)):
-                d = np.float64(images[i, row, column])
-                if not np.isfinite(d) or (mask.size and mask[i % mask.shape[0], row, column] != 0):
+        low, high = max(0, cx - radius), min(nx, cx + radius + 1)
+        across = np.empty(max(high - low, 0))
+        for c in range(across.size):  # the weight is a product: one exponential a row and one a column
+            across[c] = np.exp(scale * (low + c - x[k]) ** 2)
+        for j in range(max(0, cy - radius), min(ny, cy + radius + 1)):
+            v = j - y[k]
+            down, row = np.exp(scale * v * v), images[i, j]
+            for c in range(across.size):
+                d = np.float64(row[low + c])
+                if not np.isfinite(d) or (mask.size and mask[i % mask.shape[0], j, low + c] != 0):
                     continue
-                u = column - x[k]
-                w = np.exp(scale * (v * v + u * u))
+                u = low + c - x[k]
+                w = down * across[c]
                 wd = w * d
                 sw += w
                 sd += wd

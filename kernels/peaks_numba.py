@@ -1,4 +1,4 @@
-"""Numba twin of ops/peaks.py: the pass over the pixels; plateaus and separation are the reference's own."""
+"""Numba twin of ops/peaks.py: the pass over the pixels."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 import numba as nb
 import numpy as np
-
-from astrid_gpu.ops.peaks import Maxima, select_peaks
 
 __all__ = ["find_peaks"]
 
@@ -104,8 +102,11 @@ def _collect(images, mask, levels, both, rows, first, x, value, tied):  # noqa: 
         _scan_row(images, mask, levels[r // ny], both, r // ny, r % ny, x[a:b], value[a:b], tied[a:b])
 
 
-def local_maxima(images: Any, threshold: Any, mask: Any, both: bool) -> Maxima:
-    """Return the maxima of step 1 in raster order: one pass counts them by row, one visits the rows that have some."""
+def find_peaks(images: Any, threshold: Any, mask: Any, both: bool) -> tuple[np.ndarray, ...]:
+    """Find local maxima; contract in `astrid_gpu.ops.peaks.find_peaks`. They come in raster order.
+
+    One pass counts them by row, a second visits the few rows that have some.
+    """
     _, ny, _ = images.shape
     levels = np.asarray(threshold).astype(images.dtype)
     plane = np.empty((0, 0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask).view(np.uint8)
@@ -116,11 +117,4 @@ def local_maxima(images: Any, threshold: Any, mask: Any, both: bool) -> Maxima:
     x, value, tied = np.empty(first[-1], np.int64), np.empty(first[-1]), np.empty(first[-1], np.bool_)
     _collect(images, plane, levels, both, rows, first, x, value, tied)
     row = np.repeat(rows, counts[rows])
-    return Maxima(row // ny, row % ny, x, value, tied)
-
-
-def find_peaks(
-    images: Any, threshold: Any, mask: Any, min_separation: float, both: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Find the peaks of a stack; contract in `astrid_gpu.ops.peaks.find_peaks`."""
-    return select_peaks(images, mask, local_maxima(images, threshold, mask, both), min_separation, both)
+    return row // ny, row % ny, x, value, tied

@@ -11,19 +11,27 @@ __all__ = ["gather_stamps"]
 
 
 @nb.njit(parallel=True, cache=True)
-def _gather(images, image, y, x, out):  # noqa: ANN001, ANN202 - compiled
+def _gather(images, image, y, x, fill, out):  # noqa: ANN001, ANN202 - compiled
     ny, nx = images.shape[1], images.shape[2]
     m, size, _ = out.shape
     for k in nb.prange(m):
         y0, x0 = y[k] - size // 2, x[k] - size // 2
-        first, last = max(0, -x0), min(size, nx - x0)
-        for j in range(max(0, -y0), min(size, ny - y0)):
-            for i in range(first, last):
-                out[k, j, i] = images[image[k], y0 + j, x0 + i]
+        first = min(max(0, -x0), size)
+        count = max(0, min(size, nx - x0) - first)
+        for j in range(size):
+            row = out[k, j]
+            if y0 + j < 0 or y0 + j >= ny or count == 0:
+                row[:] = fill
+                continue
+            # Whole slices: indices that may be negative keep the compiler from moving more than a pixel at a time.
+            row[:first] = fill
+            row[first : first + count] = images[image[k], y0 + j, x0 + first : x0 + first + count]
+            row[first + count :] = fill
 
 
 def gather_stamps(images: Any, image: Any, y: Any, x: Any, size: int, fill: float) -> np.ndarray:
     """Cut windows; contract in `astrid_gpu.ops.stamps.gather_stamps`."""
-    out = np.full((len(y), size, size), np.asarray(fill).astype(images.dtype), images.dtype)
-    _gather(images, *(np.ascontiguousarray(a, dtype=np.int64) for a in (image, y, x)), out)
+    out = np.empty((len(y), size, size), images.dtype)
+    places = (np.ascontiguousarray(a, dtype=np.int64) for a in (image, y, x))
+    _gather(images, *places, np.asarray(fill).astype(images.dtype)[()], out)
     return out

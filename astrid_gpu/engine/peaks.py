@@ -88,9 +88,12 @@ def find_peaks(
     both = polarity == "both"
     op = chosen.ops.get("find_peaks")
     if op is None:
-        columns = peak_ops.find_peaks(stack, levels, plane, float(min_separation), both, xp=chosen.xp)
+        found = peak_ops.find_peaks(stack, levels, plane, both, xp=chosen.xp)
     else:
-        columns = op(stack, levels, plane, float(min_separation), both)
+        found = op(stack, levels, plane, both)
+    columns = peak_ops.select_peaks(
+        stack, plane, peak_ops.Maxima(*found), float(min_separation), both, xp=chosen.xp
+    )
     peaks = np.empty(len(columns[0]), PEAK_DTYPE)
     for name, column in zip(PEAK_DTYPE.names or (), columns, strict=True):
         peaks[name] = column

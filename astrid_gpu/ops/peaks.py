@@ -6,7 +6,7 @@ Masked, NaN and infinite pixels are lower than everything and never peaks, as ar
 
 It is found in three steps, of which only the first looks at every pixel (and has fast twins):
 
-1. `local_maxima`: pixels c above the threshold with c > o for the four neighbours o that come earlier in raster
+1. `find_peaks`: pixels c above the threshold with c > o for the four neighbours o that come earlier in raster
    order and c >= o for the four later ones. A plateau gives at least one such pixel, a bent one may give several,
    and so may a plateau that is not a maximum at all; those pixels are marked as tied.
 2. `resolve_plateaus`: a flood from the tied pixels decides exactly. It costs nothing where no two neighbours are
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["NEIGHBOURS", "Maxima", "find_peaks", "local_maxima", "resolve_plateaus", "select_peaks", "suppress"]
+__all__ = ["NEIGHBOURS", "Maxima", "find_peaks", "resolve_plateaus", "select_peaks", "suppress"]
 
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 """Offsets (y, x) in raster order: the first four come before the pixel, the last four after it."""
@@ -40,10 +40,8 @@ class Maxima(NamedTuple):
         return Maxima(*(column[rows] for column in self))
 
 
-def find_peaks(
-    images: Any, threshold: Any, mask: Any, min_separation: float, both: bool, *, xp: Any = np
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Find the peaks of a stack.
+def find_peaks(images: Any, threshold: Any, mask: Any, both: bool, *, xp: Any = np) -> tuple[np.ndarray, ...]:
+    """Find the pixels that pass the strict/loose test: step 1, which every backend does its own way.
 
     Parameters
     ----------
@@ -52,30 +50,19 @@ def find_peaks(
         Peaks are strictly above it, after rounding to the type of `images`.
     mask : bool or uint8 array, shape (1 or n, ny, nx), or None
         Nonzero = not a peak, and lower than its neighbours.
-    min_separation : float
-        Pixels. Peaks are never neighbours, so 1 suppresses nothing.
     both : bool
         Also find minima below -threshold; then threshold must not be negative.
 
     Returns
     -------
-    (image, y, x, value) : NumPy arrays (m,), int64 and float64
-        Sorted by (image, y, x). On the host wherever `images` are: a table, as long as there are peaks.
-
-    Notes
-    -----
-    Cost: one pass over the pixels, then work in proportion to the peaks.
+    (image, y, x, value, tied) : NumPy arrays (m,); int64, float64 and bool
+        The fields of `Maxima`, in no particular order, for `select_peaks`. On the host wherever `images` are: a
+        table, as long as there are peaks.
     """
-    found = local_maxima(images, threshold, mask, both, xp=xp)
-    return select_peaks(images, mask, found, min_separation, both, xp=xp)
-
-
-def local_maxima(images: Any, threshold: Any, mask: Any, both: bool, *, xp: Any = np) -> Maxima:
-    """Return the pixels that pass the strict/loose test of step 1, in no particular order."""
     level = xp.asarray(threshold).astype(images.dtype)[:, None, None]
     signs = (1, -1) if both else (1,)
     parts = [_maxima_of_sign(images, level, mask, sign, xp) for sign in signs]
-    return Maxima(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
 
 
 def _maxima_of_sign(images: Any, level: Any, mask: Any, sign: int, xp: Any) -> Maxima:
@@ -108,7 +95,21 @@ def _value_at(images: Any, mask: Any, i: Any, y: Any, x: Any, sign: int, xp: Any
 def select_peaks(
     images: Any, mask: Any, found: Maxima, min_separation: float, both: bool, *, xp: Any = np
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Do steps 2 and 3, and sort: shared by every backend, so that all give the same peaks in the same order."""
+    """Do steps 2 and 3: shared by every backend, so that all give the same peaks in the same order.
+
+    Parameters
+    ----------
+    images, mask, both
+        As in `find_peaks`.
+    found : Maxima
+        What `find_peaks` returned.
+    min_separation : float
+        Pixels. Peaks are never neighbours, so 1 suppresses nothing.
+
+    Returns
+    -------
+    (image, y, x, value) : NumPy arrays (m,), sorted by (image, y, x)
+    """
     found = found.take(np.lexsort((found.x, found.y, found.image)))
     if found.tied.any():
         found = found.take(resolve_plateaus(images, mask, found, both, xp=xp))

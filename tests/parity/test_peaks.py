@@ -149,21 +149,38 @@ def test_negative_threshold_of_positive_peaks(backend):
     assert places(got) == [(5, 5), (12, 12)]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shared", [True, False])
+def test_find_peaks_twin(rng, backend, dtype, shared):
+    op = backend.ops.get("find_peaks")
+    if op is None:
+        pytest.skip(f"{backend.name} runs the reference itself")
+    stack = smooth_noise(rng, 3, (45, 71), dtype).round(1)
+    stack[rng.random(stack.shape) < 0.02] = np.nan
+    levels = np.array([0.05, 0.15, 0.25])
+    mask = rng.random((1 if shared else 3, 45, 71)) < 0.05
+    for both in (False, True):
+        got = op(backend.asarray(stack), levels, backend.asarray(mask), both)
+        want = peak_ops.find_peaks(stack, levels, mask, both)
+        assert sorted(zip(*(c.tolist() for c in got), strict=True)) == sorted(
+            zip(*(c.tolist() for c in want), strict=True)
+        )
+        assert len(want[0]) > 50
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
-def test_cuda_under_every_schedule_and_without_room(rng, seed):
+def test_cuda_under_every_schedule_and_without_room(rng, seed, monkeypatch):
     emulator = pytest.importorskip("tests.cuda_host.emu")
-    from astrid_gpu.backends.cuda.peaks import local_maxima
+    from astrid_gpu.backends.cuda import peaks as launch
     from tests.cuda_host import build
 
-    stack = smooth_noise(rng, 2, (67, 93), np.float32).round(1)
-    want = peak_ops.find_peaks(stack, np.array([0.05, 0.15]), None, 2.0, True)
+    stack, levels = smooth_noise(rng, 3, (67, 93), np.float32).round(1), np.array([0.05, 0.15, 0.1])
+    table = lambda columns: sorted(zip(*(c.tolist() for c in columns), strict=True))  # noqa: E731
+    want = table(peak_ops.find_peaks(stack, levels, None, True))
+    assert len(want) > 3
     for flags in ((), build.UBSAN):
-        b = emulator.backend(seed, flags)
-        got = b.ops["find_peaks"](stack, np.array([0.05, 0.15]), None, 2.0, True)
-        for g, w in zip(got, want, strict=True):
-            np.testing.assert_array_equal(g, w)
-    roomy = local_maxima(b.context, stack, np.array([0.05, 0.15]), None, True)
-    tight = local_maxima(b.context, stack, np.array([0.05, 0.15]), None, True, capacity=3)
-    assert len(roomy.x) > 3
-    for r, t in zip(roomy, tight, strict=True):
-        assert sorted(r.tolist()) == sorted(t.tolist())
+        op = emulator.backend(seed, flags).ops["find_peaks"]
+        assert table(op(stack, levels, None, True)) == want
+        assert table(op(stack, levels, None, True, capacity=3)) == want
+    monkeypatch.setattr(launch, "_MOST_IMAGES", 1)  # more images than a grid has rows
+    assert table(op(stack, levels, None, True)) == want

@@ -8,36 +8,42 @@ import numpy as np
 
 from astrid_gpu.backends.cuda.context import NULL, Context, blocks_for
 from astrid_gpu.backends.cuda.signature import DOUBLE
-from astrid_gpu.ops.peaks import Maxima, select_peaks
 
-__all__ = ["find_peaks", "local_maxima"]
+__all__ = ["find_peaks"]
 
 _THREADS = 256
 _MOST_IMAGES = 32768  # a grid has at most 65535 rows
 
 
 def find_peaks(
-    ctx: Context, images: Any, threshold: Any, mask: Any, min_separation: float, both: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Find the peaks of a stack; contract in `astrid_gpu.ops.peaks.find_peaks`. One number and the peaks come back."""
-    found = local_maxima(ctx, images, threshold, mask, both)
-    return select_peaks(images, mask, found, min_separation, both, xp=ctx.xp)
+    ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, *, capacity: int = 0
+) -> tuple[np.ndarray, ...]:
+    """Find local maxima; contract in `astrid_gpu.ops.peaks.find_peaks`. One number and the maxima leave the device.
 
-
-def local_maxima(ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, *, capacity: int = 0) -> Maxima:
-    """Return the maxima of step 1. If `capacity` (0: one pixel in 256) does not hold them, it runs again with room."""
+    There is room for `capacity` of them (0: one pixel in 256); if that does not do, the kernel runs again with room.
+    """
     n, ny, nx = images.shape
     if n > _MOST_IMAGES:
         halves = (slice(0, n // 2), slice(n // 2, n))
         parts = [_part(ctx, images, threshold, mask, both, capacity, rows) for rows in halves]
-        return Maxima(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True))
+    found = _launch(ctx, images, threshold, mask, both, capacity or max(1024, images.size // 256))
+    key, value, tied = (a.get() if hasattr(a, "get") else a for a in found)
+    image, pixel = key // (ny * nx), key % (ny * nx)
+    return image, pixel // nx, pixel % nx, value, tied.astype(bool)
+
+
+def _launch(
+    ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, room: int
+) -> tuple[Any, Any, Any]:
+    """Run the kernel until its output fits; return keys, values and ties on the device."""
+    n, ny, nx = images.shape
     xp = ctx.xp
     kernel = ctx.kernel("peaks.cu", "local_maxima", (DOUBLE,) if images.dtype == np.float64 else ())
     levels = xp.asarray(threshold).astype(images.dtype)
     plane, stride = NULL, 0
     if mask is not None:
         plane, stride = xp.ascontiguousarray(mask), ny * nx if mask.shape[0] > 1 else 0
-    room = capacity or max(1024, images.size // 256)
     while True:
         count = xp.zeros(1, np.uint64)
         key, value, tied = xp.empty(room, np.int64), xp.empty(room, np.float64), xp.empty(room, np.uint8)
@@ -51,14 +57,14 @@ def local_maxima(ctx: Context, images: Any, threshold: Any, mask: Any, both: boo
         )  # fmt: skip
         found = int(count[0])
         if found <= room:
-            break
+            return key[:found], value[:found], tied[:found]
         room = found
-    host = [a[:found].get() if hasattr(a, "get") else a[:found] for a in (key, value, tied)]
-    image, pixel = host[0] // (ny * nx), host[0] % (ny * nx)
-    return Maxima(image, pixel // nx, pixel % nx, host[1], host[2].astype(bool))
 
 
-def _part(ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, capacity: int, rows: slice) -> Maxima:
+def _part(
+    ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, capacity: int, rows: slice
+) -> tuple[np.ndarray, ...]:
     shared = mask is None or mask.shape[0] == 1
-    found = local_maxima(ctx, images[rows], threshold[rows], mask if shared else mask[rows], both, capacity=capacity)
-    return found._replace(image=found.image + rows.start)
+    part = mask if shared else mask[rows]
+    image, *rest = find_peaks(ctx, images[rows], threshold[rows], part, both, capacity=capacity)
+    return image + rows.start, *rest
