@@ -15,7 +15,7 @@ __all__ = ["CHANCE", "DIPOLE_FLOOR", "Maps", "measure_candidates"]
 
 CHANCE = 3.0
 """Standard deviations by which a shape must differ from the PSF's to be called sharp or extended."""
-DIPOLE_FLOOR = 3.0
+DIPOLE_FLOOR = 3.5
 """Least significance of the other lobe of a dipole: weaker extrema are found next to any candidate by chance."""
 _SHARP = -0.5  # excess half way between a point source (0) and a single pixel (-1)
 _WIDE = 0.25  # excess of a source 1.3 times as wide as the PSF

@@ -8,7 +8,7 @@ import pytest
 import astrid_gpu as ag
 from astrid_gpu.flags import CandidateFlag
 from astrid_gpu.ops.psf_stamps import fwhm_of, gaussian_stamp, moffat_stamp
-from tests.hand_made import hand_made
+from tests.hand_made import add_source, hand_made
 
 SIDE, STEP = 24, 24  # SIDE x SIDE sources, STEP pixels apart
 PSFS = {
@@ -113,5 +113,38 @@ def test_blank_sky_rates(rng):
     want = 2 * 900**2 * curvature * 3.5 * np.exp(-(3.5**2) / 2) / (2 * np.pi) ** 1.5
     # Sampling at pixels loses the summits between them: up to 10 % of the peaks so near the threshold.
     assert want * 0.85 - 4 * np.sqrt(want) < n < want + 4 * np.sqrt(want)
+    # A lobe of the other sign beyond 3.5 sigma by chance, in the area of a circle of two FWHM; +- 4 standard errors.
     dipoles = ((cands["flags"] & int(CandidateFlag.DIPOLE)) != 0).mean()
-    assert dipoles < 0.1
+    by_chance = np.pi * (2 * FWHMS["gaussian 3"]) ** 2 * n / 2 / 900**2
+    assert dipoles < by_chance + 4 * np.sqrt(by_chance / n)
+
+
+@pytest.mark.parametrize(("fwhm_n", "fwhm_r", "sigma_r"), [(2.5, 2.5, 0.3), (3.5, 2.5, 0.5), (3.0, 3.0, 1.0)])
+def test_cosmic_rays_and_transients_through_zogy(rng, fwhm_n, fwhm_r, sigma_r):
+    """The real difference: every transient found unflagged at its place, every hit pixel found and called sharp."""
+    n, side = 10, 320
+    psf_n, psf_r = moffat_stamp(fwhm_n, 3.0, 31), moffat_stamp(fwhm_r, 3.0, 31)
+    science, reference = rng.normal(size=(side, side)), sigma_r * rng.normal(size=(side, side))
+    cells = 32.0 * np.arange(n) + 20
+    truth = np.stack([a.ravel() for a in np.meshgrid(cells, cells, indexing="ij")], axis=1)
+    truth += rng.uniform(-0.5, 0.5, truth.shape)
+    flux = 20 / np.sqrt(np.sum(psf_n**2))
+    for y, x in truth:
+        add_source(science, psf_n, y, x, flux)
+        add_source(science, psf_n, y - 8, x - 8, 3 * flux)  # a constant star in both images
+        add_source(reference, psf_r, y - 8, x - 8, 3 * flux)
+    hits = 32 * np.indices((n, n)).reshape(2, -1) + 4
+    science[tuple(hits)] += 40
+    diff = ag.zogy(science, reference, psf_n, psf_r, 1.0, sigma_r, backend="numba")
+    cands = ag.detect(diff, 6.0, backend="numba")
+    stars = match(cands, truth)
+    rays = match(cands, hits.T.astype(float))
+    wrong = int(CandidateFlag.SHARP | CandidateFlag.EXTENDED | CandidateFlag.DIPOLE | CandidateFlag.NO_CENTROID)
+    # Three standard deviations each way and a chance dipole: one in a hundred, with 5-sigma Poisson room.
+    assert (((stars["flags"] & wrong) != 0).sum()) <= 1 + 5
+    assert ((rays["flags"] & int(CandidateFlag.SHARP)) != 0).all()
+    pull = (stars["flux"] - flux) / stars["flux_error"]
+    assert abs(pull.mean() - 1 / np.median(stars["snr"])) < 4 / n
+    assert abs(pull.std() - 1) < 4 / np.sqrt(2 * n * n)
+    # The constant stars leave nothing: beyond transients and hits, noise alone, 6 sigma.
+    assert len(cands) - len(stars) - len(rays) <= 1
