@@ -53,6 +53,7 @@ def host(array: Any) -> np.ndarray | None:
 def sky_scale(*images: np.ndarray | None) -> Scale:
     """Return one scale for several images in the same unit: sky and noise of the first that has pixels."""
     values = [image[np.isfinite(image)] for image in images if image is not None]
+    values = [v[:: max(1, v.size // 500_000)] for v in values]  # plenty for percentiles
     values = [v for v in values if v.size]
     if not values:
         return Scale(0.0, 1.0, 10.0)
@@ -145,7 +146,7 @@ def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], 
         style = (0, (3, 2)) if row["flags"] else "solid"
         ring = Circle((row["x"], row["y"]), radius, fill=False, edgecolor=colour, lw=1.25, ls=style, zorder=4)
         ring.set_path_effects(halo)
-        axes.add_patch(ring)
+        axes.add_artist(ring)  # not add_patch, which would work out data limits for each
         if rank < numbers:
             side, where = (1.15, "left") if row["x"] < 0.88 * shape[1] else (-1.15, "right")
             axes.annotate(
