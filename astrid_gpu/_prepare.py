@@ -12,6 +12,7 @@ import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu.align import Aligned, align
+from astrid_gpu.backends import get_backend
 from astrid_gpu.calibrate import noise_variance, residual_background, saturation_mask, subtract_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import InputError
@@ -366,7 +367,9 @@ def _shifted(image: Image, dy: float, dx: float, psf: PSF, noise: float) -> np.n
     frame = np.zeros((1, *padded), image.data.dtype)
     frame[0, :ny, :nx] = np.where(image.bad, 0, image.data)
     profiles = fill_profiles([max(psf.fwhm / 2.3548, 0.7)], padded)
-    filled = fill_masked(frame / noise, bad, profiles) * noise
+    backend = get_backend("auto")
+    fill = None if backend.is_gpu else backend.ops.get("fill_masked")
+    filled = (fill or fill_masked)(frame / noise, bad, profiles) * noise
     moved = fft.irfft2(fft.rfft2(filled[0]) * shift_phase(padded, dy, dx), s=padded)[:ny, :nx]
     return np.where(image.bad, np.nan, moved).astype(image.data.dtype)
 
