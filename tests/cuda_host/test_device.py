@@ -28,11 +28,11 @@ class ReferenceOnDevice(emu.DeviceBackend):
 @pytest.mark.parametrize("name", CASES)
 def test_operations_keep_to_the_device(name):
     args = list(CASES[name](np.random.default_rng(3), np.float32))
-    wanted = leaves(emu.backend().ops[name](*args))
+    wanted = leaves(name, emu.backend().ops[name](*args))
     b = emu.backend(on_device=True)
     for position in ON_DEVICE[name]:
         args[position] = b.asarray(args[position])
-    got = leaves(b.ops[name](*args))
+    got = leaves(name, b.ops[name](*args))
     assert len(got) == len(wanted)
     for g, w in zip(got, wanted, strict=True):
         assert isinstance(g, device.DeviceArray) or name == "find_peaks"

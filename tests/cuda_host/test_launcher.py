@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from astrid_gpu.backends.cuda import context, signature
+from astrid_gpu.backends.cuda import context, cuda_ops, signature
 from astrid_gpu.backends.cupy_ import CupyContext
 from tests.cuda_host import build as host
 from tests.cuda_host import emu
+from tests.cuda_host.cases import CASES, leaves
 
 needs_compiler = pytest.mark.skipif(bool(host.why_unavailable()), reason=host.why_unavailable() or "available")
 
@@ -152,23 +153,36 @@ class _HostRawModule:
         return self._module.get_function(name)
 
 
+class _HostCupy:
+    """NumPy with the few names of CuPy that `CupyContext` uses."""
+
+    RawModule = _HostRawModule
+    cuda = SimpleNamespace(get_current_stream=lambda: None)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(np, name)
+
+
 @needs_compiler
-def test_cupy_context_compiles_the_same_sources_and_checks_its_launches(rng):
+@pytest.mark.parametrize("real", [np.float32, np.float64])
+@pytest.mark.parametrize("name", CASES)
+def test_cupy_context_runs_every_operation(name, real):
     """The device's own path from source to launch, with only NVRTC exchanged for the host compiler."""
-    stream = SimpleNamespace(get_current_stream=lambda: None)
-    ctx = CupyContext(SimpleNamespace(ndarray=np.ndarray, RawModule=_HostRawModule, cuda=stream))
-    for dtype in (np.float32, np.float64):
-        kernel = ctx.kernel("fill.cu", "fill_masked", context.options_for(np.dtype(dtype)))
-        assert kernel is ctx.kernel("fill.cu", "fill_masked", context.options_for(np.dtype(dtype)))
-        image, bad = rng.standard_normal((1, 8, 8)).astype(dtype), np.zeros((1, 8, 8), np.uint8)
-        out = np.zeros_like(image)
-        sides = [np.int32(v) for v in (1, 8, 8, 0)]
-        args = [image, bad, np.ones(1, dtype), out, *sides, dtype(0.02), np.int64(64)]
-        kernel((1, 1), (32, 8), args)
-        np.testing.assert_array_equal(out, image)
-        args[4] = 1
-        with pytest.raises(TypeError, match=r"fill_masked: n is int: pass numpy\.int32, got int"):
-            kernel((1, 1), (32, 8), args)
+    args = CASES[name](np.random.default_rng(8), real)
+    got, wanted = cuda_ops(CupyContext(_HostCupy()))[name](*args), emu.backend().ops[name](*args)
+    for a, b in zip(leaves(name, got), leaves(name, wanted), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@needs_compiler
+def test_cupy_context_compiles_once_and_checks_every_launch():
+    ctx = CupyContext(_HostCupy())
+    kernel = ctx.kernel("fill.cu", "fill_masked")
+    assert kernel is ctx.kernel("fill.cu", "fill_masked")
+    assert kernel is not ctx.kernel("fill.cu", "fill_masked", (signature.DOUBLE,))
+    count = len(signature.parse_signatures(context.kernel_source("fill.cu"))["fill_masked"])
+    with pytest.raises(TypeError, match="fill_masked: images points to float: pass dtype float32, got float64"):
+        kernel((1,), (256,), [np.ones(4)] * count)
 
 
 @needs_compiler

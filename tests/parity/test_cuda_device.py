@@ -43,7 +43,7 @@ def device(request) -> Any:
 def call(backend: Any, name: str, args: tuple[Any, ...]) -> list[np.ndarray]:
     """Run an operation with its images moved to the device, and bring the result back."""
     moved = [backend.asarray(a) if i in ON_DEVICE[name] else a for i, a in enumerate(args)]
-    return [backend.to_host(a) for a in leaves(backend.ops[name](*moved))]
+    return [backend.to_host(a) for a in leaves(name, backend.ops[name](*moved))]
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -51,7 +51,7 @@ def call(backend: Any, name: str, args: tuple[Any, ...]) -> list[np.ndarray]:
 def test_same_as_on_the_cpu(device, name, real):
     """To a few roundings: the device fuses multiplications and additions, the emulator does not."""
     args = CASES[name](np.random.default_rng(11), real)
-    wanted = [np.asarray(a) for a in leaves(emu.backend().ops[name](*args))]
+    wanted = [np.asarray(a) for a in leaves(name, emu.backend().ops[name](*args))]
     got = call(device, name, args)
     assert len(got) == len(wanted)
     for g, w in zip(got, wanted, strict=True):
