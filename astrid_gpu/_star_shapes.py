@@ -113,10 +113,12 @@ def _moment_step(
 
 def _unweight(moments: np.ndarray, cov: np.ndarray, limit: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
     """Return O = (M^-1 - C^-1)^-1 with its eigenvalues kept within `limit`."""
-    m_yy, m_xy, m_xx = moments.T
+    # All light in one pixel (a hot pixel) has no second moments: the floor makes it merely the narrowest thing.
+    m_yy, m_xy, m_xx = np.maximum(moments[:, 0], 0.05), moments[:, 1], np.maximum(moments[:, 2], 0.05)
+    m_xy = np.clip(m_xy, -0.99 * np.sqrt(m_yy * m_xx), 0.99 * np.sqrt(m_yy * m_xx))
     c_yy, c_xy, c_xx = cov.T
     m_det, c_det = m_yy * m_xx - m_xy**2, c_yy * c_xx - c_xy**2
-    solvable = (m_det > 1e-4) & (m_yy > 0) & (m_xx > 0)
+    solvable = (moments[:, 0] > -0.5) & (moments[:, 2] > -0.5)
     m_det = np.where(solvable, m_det, 1.0)
     # Inverse covariances as (yy, xy, xx); a source wider than any window has none: a floor makes it merely wide.
     i_yy, i_xy, i_xx = m_xx / m_det - c_xx / c_det, -m_xy / m_det + c_xy / c_det, m_yy / m_det - c_yy / c_det

@@ -75,7 +75,7 @@ def find_stars(
     structured array of `STAR_DTYPE`, most significant first
         All sources, with `flags` of `StarFlag` saying which are no clean stars: near the edge or bad pixels,
         saturated, SHARP (narrower than a star: cosmic ray, hot pixel), EXTENDED (wider or more elongated: galaxy,
-        blend), NO_SHAPE (too faint or too blended to measure). `isolated`: neighbours bring less than 3 % of the
+        blend), NO_SHAPE (too faint or too blended to measure). `isolated`: neighbours bring less than 2 % of the
         source's own light to its centre and none of 5 % of its flux lies within 1.5 FWHM. Empty if there is nothing.
 
     Notes
@@ -257,7 +257,7 @@ def _isolated(stars: np.ndarray, fwhm: float) -> np.ndarray:
     light = ratio * (1.0 + (distance * 1.0196 / fwhm) ** 2) ** -3
     brought = np.bincount(i, weights=light, minlength=len(stars))
     close = np.bincount(i, weights=(ratio > 0.05) & (distance < 1.5 * fwhm), minlength=len(stars))
-    return (brought < 0.03) & (close == 0)
+    return (brought < 0.02) & (close == 0)
 
 
 def match_stars(a: np.ndarray, b: np.ndarray, *, radius: float) -> tuple[np.ndarray, np.ndarray]:
