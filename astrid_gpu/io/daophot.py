@@ -128,7 +128,16 @@ def looks_like_daophot(path: str | Path) -> bool:
 
 
 def read_daophot_psf(path: str | Path) -> DaophotPsf:
-    """Read a DAOPHOT ``.psf`` text file, as ``*_sciimgdaopsfcent.fits``'s companions of ZTF are.
+    """Read a DAOPHOT ``.psf`` text file, as ZTF delivers with its frames.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    DaophotPsf
+        ``.at(x, y)`` gives the PSF at a 0-based pixel.
 
     Raises
     ------

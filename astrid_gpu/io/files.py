@@ -17,7 +17,17 @@ import numpy as np
 
 from astrid_gpu.errors import FitsError
 
-__all__ = ["Extension", "describe_hdus", "find_hdu", "open_fits", "pixels_of", "silent", "split_spec"]
+__all__ = [
+    "COMPANIONS",
+    "Extension",
+    "ImageHdu",
+    "describe_hdus",
+    "find_hdu",
+    "open_fits",
+    "pixels_of",
+    "silent",
+    "split_spec",
+]
 
 Extension = int | str | tuple[str, int]
 

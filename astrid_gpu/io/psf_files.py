@@ -15,7 +15,7 @@ from astrid_gpu.image import PSF
 from astrid_gpu.io.daophot import DaophotPsf, looks_like_daophot, read_daophot_psf
 from astrid_gpu.io.files import describe_hdus, find_hdu, open_fits, pixels_of, split_spec
 from astrid_gpu.io.psfex import PsfexModel, is_psfex, model_from_hdu, read_psfex
-from astrid_gpu.ops.psf_stamps import centre_psf, fwhm_of, gaussian_stamp, moffat_stamp, resize_odd, with_fwhm
+from astrid_gpu.ops.psf_stamps import centre_psf, fwhm_of, gaussian_stamp, moffat_stamp, with_fwhm
 
 __all__ = ["DaophotPsf", "PsfexModel", "psf_from_stamp", "read_daophot_psf", "read_psf", "read_psfex"]
 
@@ -189,10 +189,3 @@ def _without_pedestal(stamp: np.ndarray, header: Any) -> np.ndarray:
     """Subtract the software bias of SDSS PSF images, 1000 in every pixel (SOFTBIAS in their headers)."""
     bias = header.get("SOFTBIAS")
     return stamp - float(bias) if isinstance(bias, (int, float)) else stamp
-
-
-def cut_psf(psf: PSF, side: int) -> PSF:
-    """Return a PSF cut or padded to an odd `side`, summing to 1 again."""
-    middle = (psf.data.shape[0] // 2, psf.data.shape[1] // 2)
-    data = resize_odd(psf.data, middle, (side, side))
-    return replace(psf, data=data / data.sum())

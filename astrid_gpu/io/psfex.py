@@ -103,6 +103,16 @@ def is_psfex(hdu: Any) -> bool:
 def read_psfex(path: str | Path) -> PsfexModel:
     """Read a PSFEx ``.psf`` file.
 
+    Parameters
+    ----------
+    path : str or Path
+        A FITS table with PSF_MASK and the polynomial's keywords, as PSFEx writes it.
+
+    Returns
+    -------
+    PsfexModel
+        ``.at(x, y)`` gives the PSF at a 0-based pixel.
+
     Raises
     ------
     FitsError

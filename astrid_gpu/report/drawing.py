@@ -12,7 +12,18 @@ from astrid_gpu.flags import INVALID
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.results import Candidates
 
-__all__ = ["Scale", "add_compass", "add_rings", "host", "new_figure", "save", "shade_invalid", "shrink", "sky_scale"]
+__all__ = [
+    "Scale",
+    "add_compass",
+    "add_rings",
+    "extent",
+    "host",
+    "new_figure",
+    "save",
+    "shade_invalid",
+    "shrink",
+    "sky_scale",
+]
 
 INK, SOFT, FAINT = "#1c2128", "#59636e", "#d0d7de"
 POSITIVE, NEGATIVE = "#c8102e", "#0b5fb0"
