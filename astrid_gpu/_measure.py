@@ -9,12 +9,10 @@ import numpy as np
 from astrid_gpu.backends import Backend
 from astrid_gpu.engine.peaks import gather, measure
 from astrid_gpu.flags import INVALID, CandidateFlag
-from astrid_gpu.ops.moments import PsfWindow, Refined, calibrate_peaks, refine_peaks, shapes
+from astrid_gpu.ops.moments import PsfWindow, Refined, Shapes, calibrate_peaks, refine_peaks, shapes
 
-__all__ = ["CHANCE", "DIPOLE_FLOOR", "Maps", "measure_candidates"]
+__all__ = ["DIPOLE_FLOOR", "Maps", "measure_candidates"]
 
-CHANCE = 3.0
-"""Standard deviations by which a shape must differ from the PSF's to be called sharp or extended."""
 DIPOLE_FLOOR = 3.5
 """Least significance of the other lobe of a dipole: weaker extrema are found next to any candidate by chance."""
 _SHARP = -0.5  # excess half way between a point source (0) and a single pixel (-1)
@@ -128,15 +126,27 @@ def _shape(
         sums[sums[:, 0] < _COVERED * 2 * np.pi * window.sigma**2] = np.nan
         form = shapes(sums, window)
         fwhm[rows], elongation[rows] = window.fwhm * form.width, form.elongation
-        chance = CHANCE * window.noise_excess / snr[rows]
-        # The two components of an ellipticity together exceed 3.7 standard deviations as rarely as one exceeds 3.
-        skew = (CHANCE + 0.7) * window.noise_shape / snr[rows]
-        ellipticity = np.hypot(form.e1, form.e2)
-        wide = (form.excess > _WIDE) & (form.excess > chance)
-        wide |= (ellipticity > _ELONGATED) & (ellipticity > skew) & (form.excess > _SHARP)
-        flags[rows[wide]] |= np.uint32(CandidateFlag.EXTENDED)
-        flags[rows[(form.excess < _SHARP) & (form.excess < -chance)]] |= np.uint32(CandidateFlag.SHARP)
+        sharp, extended = _judge(form, window, snr[rows])
+        flags[rows[extended]] |= np.uint32(CandidateFlag.EXTENDED)
+        flags[rows[sharp]] |= np.uint32(CandidateFlag.SHARP)
     return fwhm, elongation, flags
+
+
+def _judge(form: Shapes, window: PsfWindow, snr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which candidates are sharp and which extended.
+
+    Both must be so by a margin that matters and by one that chance gives a point source once in 700 times: 3
+    standard deviations of the excess, 3.7 of the length of the ellipticity (two components), 5 of excess less
+    ellipticity (the narrow axis of a track of two or three pixels).
+    """
+    one, length = window.noise_excess / snr, window.noise_shape / snr
+    ellipticity = np.hypot(form.e1, form.e2)
+    narrow = form.excess - ellipticity * (1 + form.excess)
+    sharp = (form.excess < _SHARP) & (form.excess < -3.0 * one)
+    sharp |= (narrow < _SHARP) & (narrow < -5.0 * np.maximum(one, length)) & (form.excess < 0)
+    extended = (form.excess > _WIDE) & (form.excess > 3.0 * one)
+    extended |= (ellipticity > _ELONGATED) & (ellipticity > 3.7 * length) & (form.excess > -_WIDE)
+    return sharp, extended & ~sharp
 
 
 def _mask_bits(maps: Maps, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -93,13 +93,13 @@ def detect(
     Notes
     -----
     Flags: the mask bits within one FWHM of the peak. DIPOLE: a peak of the other sign, at least 3.5 sigma and a
-    third as strong, within two FWHM. SHARP and EXTENDED: the second moments of the difference under a window matched to
-    the PSF, relative to a point source's, are at most half of it, or wider by a quarter or elongated, and that by
-    more than 3 standard deviations of the candidate's own noise (see `astrid_gpu.ops.moments`): a star is called sharp
-    by chance at most once in 700, and of single hot pixels 3 % are missed at S/N 5.5 and 0.3 % at S/N 7
-    (tests/statistical/test_detect.py). A cosmic ray is only as sharp in the difference as the reference allows: a
-    reference of much worse seeing and equal noise spreads it over its own PSF. NO_CENTROID: no summit within a pixel;
-    the pixel itself is given.
+    third as strong, within two FWHM. SHARP and EXTENDED: the second moments of the difference under a window matched
+    to the PSF, relative to a point source's, are at most half of it (all round, or along the narrow axis as of a
+    cosmic-ray track), or wider by a quarter or elongated, and that by 3 standard deviations of the candidate's own
+    noise (see `astrid_gpu.ops.moments`): chance gives a star of S/N 10 either flag about once in 200, and of single
+    hot pixels 3 % are missed at S/N 5.5 and 0.3 % at S/N 7 (tests/statistical/test_detect.py). A cosmic ray is only
+    as sharp in the difference as the reference allows: a reference of much worse seeing and equal noise spreads it
+    over its own PSF. NO_CENTROID: no summit within a pixel; the pixel itself is given.
 
     Only windows round candidates leave the device. Cost: two reads of S_corr, then work in proportion to the
     candidates and to the 3.5-sigma peaks.
