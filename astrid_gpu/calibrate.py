@@ -321,7 +321,7 @@ def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.
     ratio = measured / sigma
     n_unusable = int((~usable & ~bad).sum())
     more = f"; {n_unusable} pixels without a usable variance got that of blank sky" if n_unusable else ""
-    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel; the sky's is {ratio:.2f} of it{more}"
+    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel, the sky's {ratio:.2f} of it{more}"
     values = {"sigma": sigma, "measured_over_given": ratio, "n_unusable": n_unusable, "sigma_origin": "variance plane"}
     return np.where(usable, plane, sigma**2), sigma, Step("noise", text, values)
 

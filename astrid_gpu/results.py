@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu.errors import InputError
+from astrid_gpu.flags import INVALID, decode
 
 __all__ = ["Background", "Candidates", "Cutouts", "Difference", "Step"]
 
@@ -91,7 +92,8 @@ class Difference:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image arrays."""
-        return tuple(self.difference.shape)
+        first = next(a for a in (self.difference, self.score_corr, self.score, self.flux, self.mask) if a is not None)
+        return tuple(first.shape)
 
     def limiting_flux(self, n_sigma: float = 5.0) -> Any:
         """Return the flux a point source centred on each pixel needs for `n_sigma`, in the unit of `flux`."""
@@ -128,11 +130,10 @@ class Difference:
         stack = f"{self.shape[0]} images of " if len(self.shape) == 3 else ""
         lines = [f"<Difference {stack}{size} px, {self.method} on {self.backend}"]
         if self.mask is not None:
-            bad = float(np.mean(np.isnan(_to_numpy(self.difference))))
+            bad = float(np.mean((_to_numpy(self.mask) & INVALID) != 0))
             lines.append(f"  masked {100 * bad:.2f} % of the pixels")
-        for key in ("score_corr_std", "flux_ratio", "limiting_magnitude", "n_candidates"):
-            if key in self.metrics:
-                lines.append(f"  {key} {self.metrics[key]:.4g}")
+        told = ("score_corr_std", "flux_ratio", "limiting_magnitude", "n_candidates")
+        lines += [f"  {key} {self.metrics[key]:.4g}" for key in told if key in self.metrics]
         return "\n".join(lines) + ">"
 
 
@@ -158,7 +159,7 @@ class Candidates:
         return len(self.data)
 
     def __getitem__(self, key: Any) -> Any:
-        """A column by name, or a subset of rows as `Candidates`."""
+        """Return a column by name, or a subset of rows as `Candidates`."""
         if isinstance(key, str):
             return self.data[key]
         rows = self.data[key]
@@ -177,8 +178,6 @@ class Candidates:
         return write_candidates(self, path)
 
     def __repr__(self) -> str:
-        from astrid_gpu.flags import decode
-
         n_pos = int(np.sum(self.data["polarity"] > 0))
         head = (
             f"<Candidates: {len(self)} beyond {self.threshold:g} sigma ({n_pos} positive, {len(self) - n_pos} negative)"

@@ -211,7 +211,7 @@ def _settings(config: SubtractConfig | None, options: dict[str, Any]) -> Subtrac
 def _load(image: Any, role: str, mask: Any, variance: Any) -> Image:
     """Return an Image with the caller's mask and variance added."""
     if library_of(image) == "cupy":
-        msg = f"{role} is on a GPU, but subtract() estimates on the host; call .get() on it, or use zogy() for device arrays"
+        msg = f"{role} is on a GPU, but subtract() estimates on the host; call .get() on it, or use zogy() there"
         raise TypeError(msg)
     loaded = as_image(image)
     if loaded.name == "image":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -56,7 +56,7 @@ def _specs() -> dict[str, BackendSpec]:
     for point in _third_party():
         try:
             spec = point.load()
-        except Exception as exc:  # noqa: BLE001 - a broken plug-in must not stop the others
+        except Exception as exc:  # a broken plug-in must not stop the others
             _log.warning("backend plug-in %r could not be imported: %s", point.name, exc)
             continue
         specs[spec.name] = spec
@@ -86,12 +86,12 @@ def available_backends() -> list[str]:
     return [name for name, status in backend_status().items() if status.available]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load(name: str) -> Backend:
     return _specs()[name].load()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _announce(name: str, how: str) -> None:
     _log.info("using the %s backend (%s)", name, how)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -67,7 +68,7 @@ class NumpyBackend:
     def free_memory(self) -> int:
         """Return the bytes of memory the operating system calls available."""
         try:
-            with open("/proc/meminfo", encoding="ascii") as lines:
+            with Path("/proc/meminfo").open(encoding="ascii") as lines:
                 for line in lines:
                     if line.startswith("MemAvailable"):
                         return int(line.split()[1]) * 1024

@@ -15,8 +15,8 @@ __all__ = ["FILL_UNCERTAINTY", "Frames", "combine_masks", "fill_frames", "reach_
 
 FILL_UNCERTAINTY = 2.0
 """Error of a filled pixel as a fraction of the fill itself: beside a saturated core, or a star cut by the edge of the
-frame, what is missing may well be twice as bright as its rim suggests; on blank sky it is nothing. The errors of neighbouring filled
-pixels have one cause and add up coherently: |k| * error, squared, goes into V(S)."""
+frame, what is missing may well be twice as bright as its rim suggests; on blank sky it is nothing. The errors of
+neighbouring filled pixels have one cause and add up coherently: |k| * error, squared, goes into V(S)."""
 
 
 class Frames(NamedTuple):
@@ -88,10 +88,7 @@ def fill_frames(
     bad = xp.ones((invalid.shape[0], *padded), dtype=xp.uint8)
     bad[:, :ny, :nx] = invalid
     fill = backend.ops.get("fill_masked")
-    if fill is None:
-        filled = reference_fill.fill_masked(frame, bad, profiles, xp=xp)
-    else:
-        filled = fill(frame, bad, profiles)
+    filled = fill(frame, bad, profiles) if fill else reference_fill.fill_masked(frame, bad, profiles, xp=xp)
     error = FILL_UNCERTAINTY * abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
     planes = max(invalid.shape[0], getattr(variance, "shape", (1,))[0], len(unit))
     spread = xp.zeros((planes, *padded), dtype=images.dtype)

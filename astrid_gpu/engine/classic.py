@@ -108,7 +108,9 @@ def _scales(
         return a, c, {"scale": a, "offset": c}
     counts = b.to_host(good.sum(axis=(1, 2)))
     if np.any(counts < 10):
-        msg = f"image {int(np.argmin(counts))} has {int(counts.min())} unmasked pixels; a fit of scale and offset needs 10"
+        msg = (
+            f"image {int(np.argmin(counts))} has {int(counts.min())} unmasked pixels; to fit scale and offset takes 10"
+        )
         raise InputError(msg)
     noise = np.zeros(n) if sigma_r is None else sigma_r
     fitted = fit_scale_offset(N, R, good, noise, xp=b.xp)

@@ -189,15 +189,13 @@ def _by_fft(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> An
     rows, columns = _border(stack.shape[1:], taps.shape[1:], boundary)
     n = stack.shape[0]
     at_once = 1
-    if backend.is_gpu:  # border, frame, spectrum, product, inverse, and the work areas of two plans
+    if backend.is_gpu:  # frame, tiles, spectrum, inverse, and the work areas of two plans
         at_once = max(1, min(n, backend.free_memory() // (10 * stack.dtype.itemsize * rows.size * columns.size)))
     out = backend.xp.empty_like(stack)
-    shared = taps.shape[0] == 1
-    spectrum = reference_ops.kernel_spectrum(taps, rows, columns, stack.dtype, backend) if shared else None
     for first in range(0, n, at_once):
         part = slice(first, first + at_once)
-        own = taps if shared else taps[part]
-        out[part] = reference_ops.convolve_fft(stack[part], own, rows, columns, backend, spectrum)
+        own = taps if taps.shape[0] == 1 else taps[part]
+        out[part] = reference_ops.convolve_fft(stack[part], own, rows, columns, backend)
     return out
 
 

@@ -91,9 +91,7 @@ def find_peaks(
         found = peak_ops.find_peaks(stack, levels, plane, both, xp=chosen.xp)
     else:
         found = op(stack, levels, plane, both)
-    columns = peak_ops.select_peaks(
-        stack, plane, peak_ops.Maxima(*found), float(min_separation), both, xp=chosen.xp
-    )
+    columns = peak_ops.select_peaks(stack, plane, peak_ops.Maxima(*found), float(min_separation), both, xp=chosen.xp)
     peaks = np.empty(len(columns[0]), PEAK_DTYPE)
     for name, column in zip(PEAK_DTYPE.names or (), columns, strict=True):
         peaks[name] = column

@@ -216,7 +216,7 @@ def _check(given: dict[str, Any]) -> _Problem:
     n, shape = science.shape[0], tuple(science.shape[1:])
     if tuple(reference.shape[1:]) != shape or reference.shape[0] not in (1, n):
         msg = (
-            f"science has shape {tuple(np.shape(given['science']))} and reference {tuple(np.shape(given['reference']))}; "
+            f"science has shape {np.shape(given['science'])} and reference {np.shape(given['reference'])}; "
             "they must agree, or the reference be one image for the whole stack. Use align() first if they do not "
             "share a pixel grid"
         )
@@ -294,7 +294,7 @@ def _check_errors(value: Any, ratio: Any, n: int) -> np.ndarray:
     """Return the registration noise in y and x and the relative error of the flux ratio as (n, 3)."""
     pairs = np.asarray(value, dtype=float)
     if pairs.shape not in ((2,), (n, 2)) or not np.all(np.isfinite(pairs)) or np.any(pairs < 0):
-        msg = f"astrometric_error must be two numbers (y, x) in pixels, none negative, or one pair per image; got {value!r}"
+        msg = f"astrometric_error must be two numbers (y, x) in pixels, none negative, or a pair per image; got {value!r}"
         raise InputError(msg)
     scale = _checks.per_image(ratio, "flux_ratio_error", n)
     if np.any(scale < 0):

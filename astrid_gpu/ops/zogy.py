@@ -22,8 +22,8 @@ k = 0) carry no information: Ŝ is 0 there and D̂ takes its equal-PSF limit
 (F_r N̂ - F_n R̂) / sqrt(sigma_n² F_r² + sigma_r² F_n²), which keeps its noise white.
 
 The last term of V(S) is not in the paper: epsilon is the relative error of the flux ratio, and of the PSFs as far as
-they differ from star to star. An error of the scale is common to all pixels of a source, so it is epsilon S_R itself and
-not a variance spread by k_r².
+they differ from star to star. An error of the scale is common to all pixels of a source, so it is epsilon S_R itself
+and not a variance spread by k_r².
 
 `params` has shape (n, 5): sigma_n, sigma_r, F_n, F_r, den_floor.
 """
