@@ -136,9 +136,10 @@ def align(
 
     Notes
     -----
-    Cost: about 0.9 microseconds a pixel on one core to resample data, variance and mask, and a few Gaussian filters of
-    both images to find stars. The variance of the result is that of white noise of equal power at low frequencies;
-    the step gives the factor by which single pixels vary less.
+    Cost: 36 taps of a spline and 4 of a linear interpolation a pixel to resample data and variance, some taps more near
+    bad pixels, and a few Gaussian filters of both images to find stars; on the host, whatever the backend. The variance
+    of the result is that of white noise of equal power at low frequencies; the step gives the factor by which single
+    pixels vary less.
     """
     options = _options(method, order, max_stars, tolerance, kernel)
     if not isinstance(image, Image):
