@@ -13,6 +13,7 @@ import numpy as np
 from astrid_gpu.dataset.schema import CHANNELS, LABEL_DTYPE, SCHEMA
 from astrid_gpu.dataset.splitting import SPLITS
 from astrid_gpu.errors import DatasetError
+from astrid_gpu.io.extras import need
 from astrid_gpu.results import Candidates, Cutouts
 
 __all__ = ["TripletSet", "read_dataset"]
@@ -118,6 +119,7 @@ def _words(values: Any) -> np.ndarray:
 
 def _from_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read schema astrid-gpu.triplets/1."""
+    need("h5py", "fits", "an HDF5 data set")
     import h5py
 
     try:

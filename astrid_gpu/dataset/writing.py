@@ -14,6 +14,7 @@ import numpy as np
 from astrid_gpu.dataset.schema import CHANNELS, HOST_CHANNELS, SCHEMA, make_labels
 from astrid_gpu.dataset.splitting import object_keys, split_of
 from astrid_gpu.errors import DatasetError
+from astrid_gpu.io.extras import need
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.results import _CITATION, Candidates, Cutouts
 
@@ -144,6 +145,7 @@ def _about(cutouts: Cutouts, candidates: Candidates | None, meta: dict[str, Any]
 
 def _write_hdf5(path: Path, content: dict[str, Any], about: dict[str, Any]) -> None:
     """Write schema astrid-gpu.triplets/1."""
+    need("h5py", "fits", "an HDF5 data set")
     import h5py
 
     text = h5py.string_dtype("utf-8")

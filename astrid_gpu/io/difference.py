@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.errors import InputError
+from astrid_gpu.io.extras import need
 from astrid_gpu.io.files import silent
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.results import Cutouts, Difference
@@ -80,6 +81,7 @@ def difference_hdulist(diff: Difference, extensions: Iterable[str] | None = None
     InputError
         An unknown extension, or one that was not computed.
     """
+    need("astropy", "fits", "writing FITS")
     from astropy.io import fits
 
     primary = fits.PrimaryHDU()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu.errors import FitsError
+from astrid_gpu.io.extras import need
 
 __all__ = [
     "COMPANIONS",
@@ -95,6 +96,7 @@ def open_fits(path: str | Path) -> Iterator[Any]:
     FitsError
         Missing, a folder, empty, damaged or truncated, or not FITS at all: named, with what to do.
     """
+    need("astropy", "fits", "reading FITS")
     from astropy.io import fits
 
     path = Path(path)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu.errors import InputError
+from astrid_gpu.io.extras import need
 from astrid_gpu.io.files import silent
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.results import Candidates
@@ -47,6 +48,7 @@ COLUMNS: dict[str, Column] = {
 
 def candidates_table(candidates: Candidates) -> Any:
     """Return candidates as a QTable: units, descriptions, and in ``meta`` the threshold, flags and provenance."""
+    need("astropy", "fits", "a table with units")
     from astropy import units as u
     from astropy.table import QTable
 

@@ -98,9 +98,11 @@ def fwhm_of(stamp: np.ndarray) -> float:
     half = int(np.ceil(rough)) + 2
     y0, y1 = max(py - half, 0), min(py + half, stamp.shape[0] - 1)
     x0, x1 = max(px - half, 0), min(px + half, stamp.shape[1] - 1)
-    coefficients = spline_filter(stamp, order=5, mode="mirror")
+    cut = slice(max(y0 - 8, 0), y1 + 9), slice(max(x0 - 8, 0), x1 + 9)  # a spline forgets in a few pixels
+    coefficients = spline_filter(stamp[cut], order=5, mode="mirror")
     step = max(y1 - y0, x1 - x0) / 300.0 if half > 15 else 0.1
-    grid = np.meshgrid(np.arange(y0, y1 + step / 2, step), np.arange(x0, x1 + step / 2, step), indexing="ij")
+    axes = (np.arange(low, high + step / 2, step) for low, high in ((y0, y1), (x0, x1)))
+    grid = [axis - part.start for axis, part in zip(np.meshgrid(*axes, indexing="ij"), cut, strict=True)]
     fine = map_coordinates(coefficients, grid, order=5, mode="mirror", prefilter=False)
     peak = max(fine.max(), stamp[py, px])
     # A pixel of the fine grid near the half level counts by how far above it is: a linear ramp one step wide.

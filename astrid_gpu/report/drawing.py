@@ -9,6 +9,7 @@ import numpy as np
 
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import INVALID
+from astrid_gpu.io.extras import need
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.results import Candidates
 
@@ -97,6 +98,7 @@ def shrink(image: np.ndarray, *, extreme: bool = False) -> np.ndarray:
 
 def new_figure(width: float, height: float) -> Any:
     """Return a white matplotlib Figure with an Agg canvas."""
+    need("matplotlib", "report", "a figure")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
