@@ -30,10 +30,12 @@ __device__ int judge(const real* image, const unsigned char* mask, long long at,
   return verdict;
 }
 
+#define PIXELS 4  // of a thread in one round: four loads are under way before the first is looked at
+
 extern "C" {
 
-// Launch: blocks of 256, grid (any, n): grid-stride over one image, blockIdx.y = image. Every warp makes the same number
-// of rounds, so the vote below always has all 32 lanes.
+// Launch: blocks of 256, grid (any, n): grid-stride over one image in steps of 1024 pixels a block, blockIdx.y = image.
+// Every warp makes the same number of rounds, so the votes below always have all 32 lanes.
 // images (n, ny, nx); mask (1 or n, ny, nx) with stride 0 or ny * nx between images, or null; thresholds (n).
 // Appended to `key` (image * ny * nx + pixel), `value`, `tied`, in no fixed order; `count` goes on past `capacity`.
 // Bytes: 4 read a pixel (8 in double).
@@ -45,27 +47,35 @@ __global__ void __launch_bounds__(256) local_maxima(
   const real* plane = images + image * size;
   const unsigned char* bad = mask == nullptr ? nullptr : mask + image * mask_stride;
   const real threshold = thresholds[image];
-  const long long stride = grid_stride();
+  const long long step = static_cast<long long>(blockDim.x) * PIXELS;
   const int lane = threadIdx.x & 31;
-  for (long long base = grid_first() - threadIdx.x; base < size; base += stride) {
-    const long long at = base + threadIdx.x;
-    int verdict = 0;
-    if (at < size) {
-      const real c = plane[at];
-      const bool above = c > threshold, below = both && c < -threshold;
-      if ((above || below) && usable(plane, bad, at)) verdict = judge(plane, bad, at, ny, nx, above ? real(1) : real(-1));
+  for (long long base = blockIdx.x * step; base < size; base += gridDim.x * step) {
+    real c[PIXELS];
+    bool beyond = false;
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) {
+      const long long at = base + k * static_cast<long long>(blockDim.x) + threadIdx.x;
+      c[k] = at < size ? plane[at] : threshold;  // the threshold itself is not beyond it
     }
-    const unsigned votes = __ballot_sync(FULL_WARP, verdict != 0);
-    if (votes == 0) continue;
-    const int leader = __ffs(votes) - 1;
-    unsigned long long first = 0;
-    if (lane == leader) first = atomicAdd(count, static_cast<unsigned long long>(__popc(votes)));
-    first = __shfl_sync(FULL_WARP, first, leader);
-    if (verdict != 0) {
+#pragma unroll
+    for (int k = 0; k < PIXELS; ++k) beyond = beyond || c[k] > threshold || (both && c[k] < -threshold);
+    if (__ballot_sync(FULL_WARP, beyond) == 0) continue;
+    for (int k = 0; k < PIXELS; ++k) {
+      const long long at = base + k * static_cast<long long>(blockDim.x) + threadIdx.x;
+      int verdict = 0;
+      const real centre = at < size ? plane[at] : threshold;  // again, from the cache: the few warps that come here
+      const bool above = centre > threshold, below = both && centre < -threshold;
+      if ((above || below) && usable(plane, bad, at)) verdict = judge(plane, bad, at, ny, nx, above ? real(1) : real(-1));
+      const unsigned votes = __ballot_sync(FULL_WARP, verdict != 0);
+      if (votes == 0) continue;
+      const int leader = __ffs(votes) - 1;
+      unsigned long long first = 0;
+      if (lane == leader) first = atomicAdd(count, static_cast<unsigned long long>(__popc(votes)));
+      first = __shfl_sync(FULL_WARP, first, leader);
       const long long slot = static_cast<long long>(first) + __popc(votes & ((1u << lane) - 1u));
-      if (slot < capacity) {
+      if (verdict != 0 && slot < capacity) {
         key[slot] = image * size + at;
-        value[slot] = plane[at];
+        value[slot] = centre;
         tied[slot] = verdict == 3;
       }
     }

@@ -48,7 +48,7 @@ def _launch(
         count = xp.zeros(1, np.uint64)
         key, value, tied = xp.empty(room, np.int64), xp.empty(room, np.float64), xp.empty(room, np.uint8)
         kernel(
-            (blocks_for(ny * nx, _THREADS, 4096), n),
+            (blocks_for(ny * nx, 4 * _THREADS, 4096), n),
             (_THREADS,),
             (
                 images, plane, levels, np.int32(ny), np.int32(nx), np.int64(stride), np.int32(both), np.int64(room),
