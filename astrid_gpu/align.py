@@ -160,7 +160,12 @@ def align(
     if method == "auto" and few and target.shape == image.shape and wcs is None and target.wcs is None:
         counts = f"{found[0].y.size} and {found[1].y.size} stars"
         return _declared(image, target, f"no WCS and only {counts}: taken to be on the same grid, unverified")
-    return _apply(image, target, by_stars(image, target, found, options), options)
+    registration = by_stars(image, target, found, options)
+    if method == "auto" and (wcs is None) != (target.wcs is None):
+        bare = image.name if wcs is None else target.name
+        note = Step("alignment", f"{bare} has no WCS, so stars alone place the images", {"no_wcs": bare})
+        registration = replace(registration, steps=(note, *registration.steps))
+    return _apply(image, target, registration, options)
 
 
 def _options(method: str, order: int | str, max_stars: int, tolerance: float, kernel: str) -> Options:

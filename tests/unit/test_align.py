@@ -364,6 +364,16 @@ def test_all_nan(side):
         align(*images)
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_one_wcs_alone_is_no_help_and_that_is_told(rng, side):
+    wcs = (tan_wcs(SHAPE), None) if side else (None, tan_wcs(SHAPE))
+    image, to, _ = pair(rng, wcs=wcs, shift=(3.3, 1.7))
+    result = align(image, to)
+    assert result.method == "stars"
+    assert result.image.wcs is to.wcs
+    assert f"{image.name if side else to.name} has no WCS" in str(result.steps[0])
+
+
 def test_wcs_method_without_wcs(rng):
     image = Image(rng.normal(size=(33, 33)), name="bare")
     with pytest.raises(WcsError, match="bare has no WCS"):
