@@ -156,7 +156,7 @@ extern "C" {
 // images (n, ny, nx); mask (n, ny, nx), shared by the stack if mask_stride is 0, or null;
 // level, rms (n, by, bx), NaN in a box without a good pixel; count (n, by, bx) good pixels.
 // Box j covers rows j ny / by to (j + 1) ny / by. A round costs 6 passes over the box out of L1, no global atomics.
-__global__ void __launch_bounds__(256, 4) mesh_statistics(
+__global__ void __launch_bounds__(256, 3) mesh_statistics(
     const float* __restrict__ images, const unsigned char* __restrict__ mask, double* __restrict__ level,
     double* __restrict__ rms, int* __restrict__ count, int ny, int nx, long long mask_stride, double clip,
     int statistic) {

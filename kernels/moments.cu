@@ -14,7 +14,7 @@ extern "C" {
 // Launch: one warp a window, 4 a block (128 threads), warps stride over the m windows; lanes stride over the pixels.
 // images (n, ny, nx); mask (1 or n, ny, nx) with stride 0 or ny * nx, or null; image (m); centre (3, m): y, x, sigma;
 // out (m, 7). Sums are double whatever `real` is: there are few windows, and their order of addition is fixed.
-__global__ void __launch_bounds__(128) measure_moments(
+__global__ void __launch_bounds__(128, 8) measure_moments(
     const real* __restrict__ images, const unsigned char* __restrict__ mask, const long long* __restrict__ image,
     const double* __restrict__ centre, int ny, int nx, long long mask_stride, int radius, long long windows,
     double* __restrict__ out) {
