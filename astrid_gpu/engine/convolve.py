@@ -15,10 +15,10 @@ __all__ = ["convolve"]
 
 # Largest kernel, in taps, that is convolved directly; above it two FFTs are faster. A separable kernel of ky x kx
 # counts as ky + kx taps. CPU: by processor time of one thread (EPYC with AVX-512, float32, border "reflect") the two
-# break even at 17 x 17 taps for 512^2 pixels, 23 x 23 for 1024^2 and 24 x 24 for 2048^2; the float64 reference at about
-# 3 x 4. GPU: an estimate from bytes and shared-memory reads, not measured. Measure again: benchmarks/bench_convolve.py.
+# break even at 16 x 16 to 18 x 18 taps for 512^2 to 2048^2 pixels; the float64 reference at about 3 x 4. GPU: an
+# estimate from bytes and shared-memory reads, not measured. Measure again: benchmarks/bench_convolve.py.
 REFERENCE_TAPS = 12
-CPU_TAPS = 400
+CPU_TAPS = 289
 GPU_TAPS = 256
 
 MIN_WEIGHT = 1e-6  # of the kernel's weight that good pixels must carry for an interpolated value

@@ -8,13 +8,28 @@ an even one (as in scipy.ndimage and `numpy.fft.fftshift`). What lies outside th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["BOUNDARIES", "border", "border_index", "convolve", "convolve_fft", "kernel_spectrum", "reaches", "separate"]
+__all__ = [
+    "BOUNDARIES",
+    "TileAxis",
+    "border",
+    "border_index",
+    "convolve",
+    "convolve_fft",
+    "kernel_spectrum",
+    "reaches",
+    "separate",
+    "tile_axis",
+]
 
 BOUNDARIES = ("reflect", "zero", "wrap")
+# An FFT costs a pixel the more the less of it fits in cache, about as 1 + length / CACHED an axis. Processor time of one
+# thread (EPYC, float32, 41 x 41 taps, in turns): 2048^2 pixels 63 ms in tiles, 96 as a whole; 4096^2 253 and 555 ms.
+TILES = (256, 384, 512, 768, 1024, 1536, 2048)
+CACHED = 1500
 
 
 def border_index(n: int, side: int, boundary: str) -> np.ndarray:
@@ -108,45 +123,70 @@ def convolve(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.ndar
     return total.astype(images.dtype)
 
 
-def kernel_spectrum(kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray, dtype: np.dtype, fft: Any) -> Any:
-    """Return the transform of kernels (n, ky, kx) on the frame that `convolve_fft` uses."""
-    taps = np.zeros((kernel.shape[0], fft.next_fast_len(rows.size), fft.next_fast_len(columns.size)), dtype)
+class TileAxis(NamedTuple):
+    """How an axis is cut for the FFT: `count` tiles that give `step` pixels each, from transforms of `length`."""
+
+    count: int
+    step: int
+    length: int
+
+
+def tile_axis(n: int, side: int, fft: Any) -> TileAxis:
+    """Return how to cut an axis of `n` pixels for a kernel of `side`: as a whole, or in the tiles that cost least."""
+    whole = fft.next_fast_len(n + side - 1)
+    options = [TileAxis(-(-n // (t - side + 1)), t - side + 1, t) for t in TILES if 2 * side <= t < whole]
+    return min(
+        [TileAxis(1, n, whole), *options], key=lambda axis: axis.count * axis.length * (1 + axis.length / CACHED)
+    )
+
+
+def kernel_spectrum(kernel: np.ndarray, shape: tuple[int, int], dtype: np.dtype, fft: Any) -> Any:
+    """Return the transforms of kernels (n, ky, kx), each in the corner of a tile of `shape`."""
+    taps = np.zeros((kernel.shape[0], *shape), dtype)
     taps[:, : kernel.shape[1], : kernel.shape[2]] = kernel
     return fft.rfft2(fft.asarray(taps))
 
 
-def convolve_fft(
-    images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray, fft: Any, spectrum: Any = None
-) -> Any:
+def convolve_fft(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.ndarray, fft: Any) -> Any:
     """Convolve a stack by FFT; arguments and result as in `convolve`.
 
-    The transforms are as long as the image with its border, so what wraps around falls on the border and is cut off.
-    The mean of every image is taken out first and put back after: rounding is relative to what is left.
+    Overlap-save: the bordered image is cut into tiles that overlap by the kernel, small enough to stay in cache; what
+    wraps around within a tile falls on the overlap and is cut off. The mean of every image is taken out first and
+    put back after: rounding is relative to what is left.
 
     Parameters
     ----------
     fft : Backend
         Anything with `xp`, `asarray`, `rfft2`, `irfft2` and `next_fast_len`.
-    spectrum : array, optional
-        `kernel_spectrum` of `kernel`, where it is at hand.
 
     Notes
     -----
-    Cost: two real FFTs of the bordered image, and one of each kernel.
+    Cost: two real FFTs of the bordered image, a third more for the overlap, and one of a tile for each kernel.
     """
     xp = fft.xp
-    _, ny, nx = images.shape
+    n, ny, nx = images.shape
     _, ky, kx = kernel.shape
-    shape = (fft.next_fast_len(rows.size), fft.next_fast_len(columns.size))
+    down, across = tile_axis(ny, ky, fft), tile_axis(nx, kx, fft)
+    tile = (down.length, across.length)
+    spectrum = kernel_spectrum(kernel, tile, images.dtype, fft)[:, None]
     mean = images.mean(axis=(1, 2), keepdims=True, dtype=xp.float64).astype(images.dtype)
-    frame = xp.zeros((images.shape[0], *shape), images.dtype)
+    frame_shape = ((down.count - 1) * down.step + down.length, (across.count - 1) * across.step + across.length)
+    frame = xp.zeros((n, *frame_shape), images.dtype)
     bordered = border(images, rows, columns, xp=xp, out=frame[:, : rows.size, : columns.size])
     bordered -= mean
-    product = fft.rfft2(frame)
-    product *= kernel_spectrum(kernel, rows, columns, images.dtype, fft) if spectrum is None else spectrum
-    full = fft.irfft2(product, shape)
-    back = mean * xp.asarray(kernel.sum(axis=(1, 2))[:, None, None].astype(images.dtype))
-    return full[:, ky - 1 : ky - 1 + ny, kx - 1 : kx - 1 + nx] + back
+    out = xp.empty_like(images)
+    for y in range(0, ny, down.step):
+        band, high = frame[:, y : y + down.length], min(down.step, ny - y)
+        starts = range(0, nx, across.step)
+        tiles = xp.stack([band[:, :, x : x + across.length] for x in starts], axis=1)
+        product = fft.rfft2(tiles.reshape(-1, *tile)).reshape(n, len(starts), tile[0], -1)
+        product *= spectrum
+        full = fft.irfft2(product.reshape(-1, *product.shape[2:]), tile).reshape(n, len(starts), *tile)
+        for i, x in enumerate(starts):
+            wide = min(across.step, nx - x)
+            out[:, y : y + high, x : x + wide] = full[:, i, ky - 1 : ky - 1 + high, kx - 1 : kx - 1 + wide]
+    out += mean * xp.asarray(kernel.sum(axis=(1, 2))[:, None, None].astype(images.dtype))
+    return out
 
 
 def separate(kernel: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray] | None:

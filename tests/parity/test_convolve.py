@@ -124,6 +124,23 @@ def test_three_ways_to_one_result(backend, rng, boundary, sides):
         np.testing.assert_allclose(backend.to_host(other), backend.to_host(direct), rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("boundary", SCIPY_MODE)
+@pytest.mark.parametrize("sides", [(25, 23), (2, 31), (70, 1)], ids=str)
+def test_the_fft_in_tiles(backend, rng, boundary, sides):
+    """Frames of several tiles, the last ones not full, each image with its own kernel."""
+    images = rng.normal(50, 10, (2, 531, 900)).astype(backend.float_dtype)
+    kernels = rng.random((2, *sides))
+    kernels /= kernels.sum(axis=(1, 2), keepdims=True)
+    cut = [ops.tile_axis(n, side, backend) for n, side in zip((531, 900), sides, strict=True)]
+    assert max(axis.count for axis in cut) >= 2
+    assert all(axis.count * axis.step >= n for axis, n in zip(cut, (531, 900), strict=True))
+    got = backend.to_host(engine._by_fft(backend, on(backend, images), kernels, boundary))
+    for k in range(2):
+        expected = ndimage.convolve(images[k].astype(float), kernels[k], mode=SCIPY_MODE[boundary])
+        atol = tolerance(images.dtype, images, kernels[k])
+        np.testing.assert_allclose(got[k], expected, rtol=0, atol=atol)
+
+
 def test_the_way_that_is_chosen(backend, rng):
     gauss = np.exp(-0.5 * np.linspace(-3, 3, 31) ** 2)
     dtype = np.dtype(backend.float_dtype)
