@@ -144,7 +144,10 @@ def shade_invalid(axes: Any, image: np.ndarray, mask: np.ndarray | None) -> None
 
 
 def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], *, numbers: int = 0) -> None:
-    """Ring the candidates: red brighter, blue fainter, dashed if flagged; number the `numbers` strongest."""
+    """Ring the candidates: red brighter, blue fainter, dashed if flagged; number the `numbers` strongest.
+
+    A number that would lie on another one is left out: in a crowd of residuals the strongest keeps its own.
+    """
     from matplotlib import patheffects
     from matplotlib.patches import Circle
 
@@ -154,13 +157,16 @@ def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], 
     order = np.argsort(-np.abs(table["score"]))[:400]
     radius = max(shape) * (0.017 if len(order) < 60 else 0.012)
     halo = [patheffects.withStroke(linewidth=2.6, foreground="white")]
-    for rank, row in enumerate(table[order]):
+    numbered: list[tuple[float, float]] = []
+    for row in table[order]:
         colour = POSITIVE if row["polarity"] >= 0 else NEGATIVE
         style = (0, (3, 2)) if row["flags"] else "solid"
         ring = Circle((row["x"], row["y"]), radius, fill=False, edgecolor=colour, lw=1.25, ls=style, zorder=4)
         ring.set_path_effects(halo)
         axes.add_artist(ring)  # not add_patch, which would work out data limits for each
-        if rank < numbers:
+        free = all(abs(row["x"] - x) > 0.08 * shape[1] or abs(row["y"] - y) > 0.04 * shape[0] for x, y in numbered)
+        if free and len(numbered) < numbers:
+            numbered.append((row["x"], row["y"]))
             side, where = (1.15, "left") if row["x"] < 0.88 * shape[1] else (-1.15, "right")
             axes.annotate(
                 str(row["id"]), (row["x"] + side * radius, row["y"]), ha=where, va="center", fontsize=8.5,

@@ -114,6 +114,14 @@ def test_rings_are_where_the_candidates_are(tmp_path, diff, candidates, monkeypa
         assert flagged.get_linestyle() not in ("solid", "-")
 
 
+def test_numbers_do_not_lie_on_each_other(tmp_path, diff, monkeypatch):
+    rows = np.zeros(4, candidate_dtype())
+    rows["id"], rows["x"], rows["y"], rows["score"] = (1, 2, 3, 4), (50, 51, 52, 90), (40, 41, 39, 40), (9, 30, 8, 7)
+    figure = drawn(monkeypatch, summary_figure, diff, Candidates(rows), tmp_path / "s.png")
+    assert [text.get_text() for text in figure.axes[2].texts] == ["2", "4"]
+    assert len(figure.axes[2].patches) == 4
+
+
 def test_scales(tmp_path, diff, candidates, monkeypatch):
     figure = drawn(monkeypatch, summary_figure, diff, candidates, tmp_path / "s.png", dpi=40)
     science, reference, difference, score = (axis.images[0] for axis in figure.axes[:4])
