@@ -141,20 +141,41 @@ def _learn_width(
 def _detect(
     data: np.ndarray, weight: np.ndarray, fwhm: float, threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return y, x, significance and flux of the peaks of the Gaussian matched filter above `threshold`."""
-    from scipy.ndimage import gaussian_filter, maximum_filter
+    """Return y, x, significance and flux of the sources above `threshold` in the Gaussian matched filter.
 
-    sigma = fwhm / FWHM_PER_SIGMA
+    The matched filter sees faint sources best and merges those closer than 1.5 FWHM; a filter of half the width,
+    less the matched one so that smooth wings drop out, sees those apart, and its peaks go first.
+    """
+    snr, flux = _filtered(data, weight, fwhm)
+    fine, _ = _filtered(data, weight, 0.5 * fwhm)
+    # Half the width is half the S/N of a star; noise of the difference about 1, and 2 % for imperfect profiles.
+    excess = fine - 0.5 * snr
+    broad = _peaks(snr, fwhm) & (snr > threshold)
+    close = _peaks(fine, fwhm) & (excess > max(threshold, 5.0) + 0.02 * snr) & (fine > threshold) & (snr > threshold)
+    from astrid_gpu.ops.mask import dilate
+
+    y, x = np.nonzero(close | (broad & ~dilate(close, max(1, round(0.6 * fwhm)))))
+    return y, x, snr[y, x], flux[y, x]
+
+
+def _filtered(data: np.ndarray, weight: np.ndarray, fwhm: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return significance and flux of a Gaussian of `fwhm` fitted at every pixel; 0 where most of it is masked."""
+    from scipy.ndimage import gaussian_filter
+
+    sigma = max(fwhm / FWHM_PER_SIGMA, 0.4)
     # sum g² w: the square of a Gaussian is one of sigma / sqrt(2), of sum 1 / (4 pi sigma²).
     norm = gaussian_filter(weight, sigma / np.sqrt(2), mode="constant") / (4 * np.pi * sigma**2)
     signal = gaussian_filter(data * weight, sigma, mode="constant")
     enough = norm > 0.05 * norm.max() if norm.size else norm > 0
-    snr = np.where(enough, signal / np.sqrt(np.where(enough, norm, 1.0)), 0.0)
-    side = 2 * max(1, round(0.5 * fwhm)) + 1
-    peak = (snr == maximum_filter(snr, size=side, mode="constant")) & (snr > threshold)
-    y, x = np.nonzero(peak)
-    flux = signal[y, x] / norm[y, x]
-    return y, x, snr[y, x], flux
+    safe = np.where(enough, norm, 1.0)
+    return np.where(enough, signal / np.sqrt(safe), 0.0), np.where(enough, signal / safe, 0.0)
+
+
+def _peaks(snr: np.ndarray, fwhm: float) -> np.ndarray:
+    """Return local maxima over a square of about one FWHM."""
+    from scipy.ndimage import maximum_filter
+
+    return snr == maximum_filter(snr, size=2 * max(1, round(0.5 * fwhm)) + 1, mode="constant")
 
 
 def _near(mask: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float) -> np.ndarray:
