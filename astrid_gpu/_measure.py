@@ -18,14 +18,15 @@ DIPOLE_FLOOR = 3.5
 _SHARP = -0.5  # excess half way between a point source (0) and a single pixel (-1)
 _WIDE = 0.25  # excess of a source 1.3 times as wide as the PSF
 _ELONGATED = 0.15  # ellipticity under the window of an axis ratio of about 1.5
+_RESIDUAL = 0.03  # of a static source: what registration and PSF errors leave of bright stars on real pairs (1 to 4 %)
 _COVERED = 0.4  # least part of the window's weight on usable pixels
 
 
 class Maps(NamedTuple):
     """The stacks (n, ny, nx) of a difference on its backend, and per image the PSF and its window.
 
-    `flux`, `flux_error` may be None. `psfs` and `windows` have one entry per image, None without a PSF; `reach` is
-    the radius in pixels about a candidate in which mask bits count.
+    `flux`, `flux_error` and `science` may be None. `psfs` and `windows` have one entry per image, None without a PSF;
+    `reach` is the radius in pixels about a candidate in which mask bits count.
     """
 
     backend: Backend
@@ -34,6 +35,7 @@ class Maps(NamedTuple):
     flux: Any
     flux_error: Any
     mask: Any
+    science: Any
     psfs: list[np.ndarray | None]
     windows: list[PsfWindow | None]
     reach: np.ndarray
@@ -112,7 +114,7 @@ def _photometry(
 def _shape(
     maps: Maps, image: np.ndarray, y: np.ndarray, x: np.ndarray, sign: np.ndarray, snr: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return FWHM, axis ratio and the flags SHARP and EXTENDED, judged against the noise of each candidate."""
+    """Return FWHM, axis ratio and the flags SHARP, EXTENDED (against each candidate's noise) and BRIGHT_STAR."""
     fwhm, elongation = np.full(len(y), np.nan), np.full(len(y), np.nan)
     flags = np.zeros(len(y), np.uint32)
     for k in np.unique(image):
@@ -122,6 +124,7 @@ def _shape(
         rows = np.flatnonzero(image == k)
         sigma = np.full(len(rows), window.sigma)
         sums = measure(maps.backend, maps.difference, image[rows], y[rows], x[rows], sigma, window.radius)
+        flags[rows[_on_bright_star(maps, window, image[rows], y[rows], x[rows], sums)]] = CandidateFlag.BRIGHT_STAR
         sums[:, 1:] *= sign[rows, None]
         sums[sums[:, 0] < _COVERED * 2 * np.pi * window.sigma**2] = np.nan
         form = shapes(sums, window)
@@ -147,6 +150,25 @@ def _judge(form: Shapes, window: PsfWindow, snr: np.ndarray) -> tuple[np.ndarray
     extended = (form.excess > _WIDE) & (form.excess > 3.0 * one)
     extended |= (ellipticity > _ELONGATED) & (ellipticity > 3.7 * length) & (form.excess > -_WIDE)
     return sharp, extended & ~sharp
+
+
+def _on_bright_star(
+    maps: Maps, window: PsfWindow, image: np.ndarray, y: np.ndarray, x: np.ndarray, sums: np.ndarray
+) -> np.ndarray:
+    """Return which candidates are no more than a residual of what the science image has there besides them.
+
+    Static light = science less difference less the median of the surroundings, summed under the candidate's window.
+    """
+    if maps.science is None:
+        return np.zeros(len(y), bool)
+    sigma = np.full(len(y), window.sigma)
+    seen = measure(maps.backend, maps.science, image, y, x, sigma, window.radius)
+    places = (image, *(np.floor(a + 0.5).astype(np.int64) for a in (y, x)))
+    round_about = gather(maps.backend, maps.science, *places, 6 * window.radius + 1, np.nan).reshape(len(y), -1)
+    finite = np.where(np.isfinite(round_about), round_about, np.nan)
+    finite[~np.isfinite(finite).any(axis=1)] = 0.0
+    static = seen[:, 1] - sums[:, 1] - np.nanmedian(finite, axis=1) * seen[:, 0]
+    return np.abs(sums[:, 1]) < _RESIDUAL * static
 
 
 def _mask_bits(maps: Maps, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from astrid_gpu._extractors import EXTRACTORS, extract, suppress_near
 from astrid_gpu._measure import DIPOLE_FLOOR, Maps, measure_candidates
-from astrid_gpu.backends import Backend, resolve_backend
+from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine._checks import as_plane, as_stack
 from astrid_gpu.engine.peaks import find_peaks
 from astrid_gpu.errors import InputError, ShapeMismatchError
@@ -99,7 +99,8 @@ def detect(
     noise (see `astrid_gpu.ops.moments`): chance gives a star of S/N 10 either flag about once in 200, and of single
     hot pixels 3 % are missed at S/N 5.5 and 0.3 % at S/N 7 (tests/statistical/test_detect.py). A cosmic ray is only
     as sharp in the difference as the reference allows: a reference of much worse seeing and equal noise spreads it
-    over its own PSF. NO_CENTROID: no summit within a pixel; the pixel itself is given.
+    over its own PSF. BRIGHT_STAR (where `diff.science` is at hand): less than 3 % of the light the science image has
+    there besides. NO_CENTROID: no summit within a pixel; the pixel itself is given.
 
     Only windows round candidates leave the device. Cost: two reads of S_corr, then work in proportion to the
     candidates and to the 3.5-sigma peaks.
@@ -172,9 +173,13 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
     else:
         mask = as_plane(b, diff.mask, "mask", shape[0], shape[1:]).astype(np.uint8)
         mask = b.xp.ascontiguousarray(b.xp.broadcast_to(mask, shape))
+    science = None
+    if diff.science is not None and library_of(diff.science) == library_of(diff.score_corr):
+        science = as_stack(b, diff.science, "science", _real(diff.science))
+        science = science if tuple(science.shape) == shape else None
     psfs, windows = _psfs(diff.psf, shape[0])
     reach = np.array([_NO_PSF_SEPARATION if w is None else max(w.fwhm, 1.0) for w in windows])
-    maps = Maps(b, *(stacks[k] for k in named), mask, psfs, windows, reach)
+    maps = Maps(b, *(stacks[k] for k in named), mask, science, psfs, windows, reach)
     return maps, (mask & np.uint8(INVALID)) != 0
 
 

@@ -151,6 +151,19 @@ def test_hot_pixels_are_sharp_and_galaxies_extended(rng):
         assert decode(nearest(cands, y + 0.3, 140.4)[0]["flags"]) == []
 
 
+def test_a_residual_on_a_bright_star_is_flagged_and_a_variable_is_not(rng):
+    diff = hand_made(rng, PSF, [(30.2, 30.3, 12.0), (30.0, 90.0, -12.0), (90.0, 30.0, 12.0), (90.0, 90.0, 12.0)])
+    science = diff.difference + 500.0  # a sky that nobody took off
+    unit = 1 / np.sqrt(np.sum(PSF**2))
+    for y, x, static in [(30.2, 30.3, 1000.0), (30.0, 90.0, 1000.0), (90.0, 30.0, 100.0)]:
+        science += static * unit * shifted(PSF, y, x, science.shape)
+    cands = ag.detect(replace(diff, science=science), 8.0, backend="numpy")
+    for y, x, expected in [(30.2, 30.3, True), (30.0, 90.0, True), (90.0, 30.0, False), (90.0, 90.0, False)]:
+        assert ("BRIGHT_STAR" in decode(nearest(cands, y, x)[0]["flags"])) is expected
+    science[:] = np.nan
+    assert len(ag.detect(replace(diff, science=science), 8.0, backend="numpy")) == 4
+
+
 def test_masked_pixels_hold_no_candidate_and_are_reported(rng):
     mask = np.zeros((128, 128), np.uint8)
     mask[38:43, 28:31] = PixelFlag.SATURATED_SCIENCE  # on the first source's middle
