@@ -241,7 +241,8 @@ def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role:
         raise InputError(msg)
     saturated, step = saturation_mask(image)
     mask = (image.mask != 0).astype(np.uint8) if image.mask is not None else np.zeros(image.shape, np.uint8)
-    mask[saturated] |= _SATURATED
+    mask[saturated & np.isfinite(image.data)] |= _SATURATED
+    mask[~np.isfinite(image.data)] |= 1
     image = image.with_(mask=mask)
     steps = [Step(step.stage, f"{role}: {step.text}", step.values)]
     notes = image.meta.get("notes", ())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.backends.base import Backend, BackendSpec, BackendStatus
-from astrid_gpu.errors import BackendUnavailableError, InputError
+from astrid_gpu.errors import BackendUnavailableError, ConfigError
 
 __all__ = [
     "Backend",
@@ -110,7 +110,7 @@ def get_backend(name: str | Backend | Any = "auto") -> Backend:
     ------
     BackendUnavailableError
         The named backend cannot run here; the message says why and what to install.
-    InputError
+    ConfigError
         There is no backend of that name.
     """
     if isinstance(name, str):
@@ -132,7 +132,7 @@ def _by_name(name: str) -> Backend:
         return _load(chosen)
     if name not in specs:
         msg = f"no backend is called {name!r}; known are {', '.join(sorted(specs))} and 'auto'"
-        raise InputError(msg)
+        raise ConfigError(msg)
     status = specs[name].probe()
     if not status.available:
         msg = f"the {name} backend cannot run here: {status.reason}"

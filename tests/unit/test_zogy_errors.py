@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
-from astrid_gpu.errors import BackendUnavailableError, InputError, PsfError, ShapeMismatchError
+from astrid_gpu.errors import BackendUnavailableError, ConfigError, InputError, PsfError, ShapeMismatchError
 from tests.scenes import gaussian_psf
 
 PSF = gaussian_psf(1.5, 15)
@@ -48,7 +48,7 @@ def call(science=None, reference=None, psf_n=PSF, psf_r=PSF, sigma_n=1.0, sigma_
         ({"flux_ratio_error": -0.1}, InputError, "relative error, 0 or more"),
         ({"outputs": ("D",)}, InputError, "outputs may name any of difference, flux, score, score_corr; got D"),
         ({"outputs": ()}, InputError, "got nothing"),
-        ({"backend": "torch"}, InputError, "no backend is called 'torch'; known are cupy, numba, numpy"),
+        ({"backend": "torch"}, ConfigError, "no backend is called 'torch'; known are cupy, numba, numpy"),
         ({"dtype": np.int32}, InputError, "float32 or float64"),
     ],
 )
