@@ -124,6 +124,7 @@ def _about(cutouts: Cutouts, candidates: Candidates | None, meta: dict[str, Any]
     import astrid_gpu
 
     inherited = {**cutouts.meta, **(candidates.meta if candidates is not None else {})}
+    unit = inherited.get("bunit") or (inherited.get("science_meta") or {}).get("bunit")
     about = {
         "schema": SCHEMA,
         "astrid_gpu_version": astrid_gpu.__version__,
@@ -131,7 +132,7 @@ def _about(cutouts: Cutouts, candidates: Candidates | None, meta: dict[str, Any]
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "citation": _CITATION,
         "normalised": False,
-        "unit": "flux of the science image" + (f" ({inherited['bunit']})" if inherited.get("bunit") else ""),
+        "unit": "flux of the science image" + (f" ({unit})" if unit else ""),
         "configuration": meta.pop("configuration", meta.pop("config", {})),
         "seed": meta.pop("seed", -1),
     }

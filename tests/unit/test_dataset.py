@@ -45,6 +45,8 @@ def test_hdf5_schema(tmp_path, cutouts, candidates):
         assert file.attrs["created"].startswith("20")
         assert "Zackay" in file.attrs["citation"]
         assert not file.attrs["normalised"]
+        assert file.attrs["unit"] == "flux of the science image (adu)"
+        assert file.attrs["science"] == "sci.fits"
         assert list(file["images"].attrs["channels"]) == ["science", "reference", "difference"]
         assert file["images"].dtype == np.float32
         np.testing.assert_array_equal(file["images"], cutouts.images)
