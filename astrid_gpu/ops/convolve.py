@@ -26,8 +26,8 @@ __all__ = [
 ]
 
 BOUNDARIES = ("reflect", "zero", "wrap")
-# An FFT costs a pixel the more the less of it fits in cache, about as 1 + length / CACHED an axis. Processor time of one
-# thread (EPYC, float32, 41 x 41 taps, in turns): 2048^2 pixels 63 ms in tiles, 96 as a whole; 4096^2 253 and 555 ms.
+# An FFT costs a pixel the more the less of it fits in cache, about as 1 + length / CACHED an axis. Processor time of
+# one thread (EPYC, float32, 41 x 41 taps, in turns): 2048^2 pixels 63 ms in tiles, 96 whole; 4096^2 253 and 555 ms.
 TILES = (256, 384, 512, 768, 1024, 1536, 2048)
 CACHED = 1500
 
@@ -126,7 +126,7 @@ def convolve(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.ndar
 class TileAxis(NamedTuple):
     """How an axis is cut for the FFT: `count` tiles that give `step` pixels each, from transforms of `length`."""
 
-    count: int
+    tiles: int
     step: int
     length: int
 
@@ -136,7 +136,7 @@ def tile_axis(n: int, side: int, fft: Any) -> TileAxis:
     whole = fft.next_fast_len(n + side - 1)
     options = [TileAxis(-(-n // (t - side + 1)), t - side + 1, t) for t in TILES if 2 * side <= t < whole]
     return min(
-        [TileAxis(1, n, whole), *options], key=lambda axis: axis.count * axis.length * (1 + axis.length / CACHED)
+        [TileAxis(1, n, whole), *options], key=lambda axis: axis.tiles * axis.length * (1 + axis.length / CACHED)
     )
 
 
@@ -170,7 +170,7 @@ def convolve_fft(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.
     tile = (down.length, across.length)
     spectrum = kernel_spectrum(kernel, tile, images.dtype, fft)[:, None]
     mean = images.mean(axis=(1, 2), keepdims=True, dtype=xp.float64).astype(images.dtype)
-    frame_shape = ((down.count - 1) * down.step + down.length, (across.count - 1) * across.step + across.length)
+    frame_shape = ((down.tiles - 1) * down.step + down.length, (across.tiles - 1) * across.step + across.length)
     frame = xp.zeros((n, *frame_shape), images.dtype)
     bordered = border(images, rows, columns, xp=xp, out=frame[:, : rows.size, : columns.size])
     bordered -= mean

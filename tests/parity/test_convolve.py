@@ -132,8 +132,8 @@ def test_the_fft_in_tiles(backend, rng, boundary, sides):
     kernels = rng.random((2, *sides))
     kernels /= kernels.sum(axis=(1, 2), keepdims=True)
     cut = [ops.tile_axis(n, side, backend) for n, side in zip((531, 900), sides, strict=True)]
-    assert max(axis.count for axis in cut) >= 2
-    assert all(axis.count * axis.step >= n for axis, n in zip(cut, (531, 900), strict=True))
+    assert max(axis.tiles for axis in cut) >= 2
+    assert all(axis.tiles * axis.step >= n for axis, n in zip(cut, (531, 900), strict=True))
     got = backend.to_host(engine._by_fft(backend, on(backend, images), kernels, boundary))
     for k in range(2):
         expected = ndimage.convolve(images[k].astype(float), kernels[k], mode=SCIPY_MODE[boundary])
