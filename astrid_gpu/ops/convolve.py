@@ -124,7 +124,7 @@ def convolve(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.ndar
 
 
 class TileAxis(NamedTuple):
-    """How an axis is cut for the FFT: `count` tiles that give `step` pixels each, from transforms of `length`."""
+    """How an axis is cut for the FFT: `tiles` tiles that give `step` pixels each, from transforms of `length`."""
 
     tiles: int
     step: int
