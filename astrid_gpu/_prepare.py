@@ -25,7 +25,7 @@ from astrid_gpu.psf import measure_psf, measure_psf_pair
 from astrid_gpu.results import Background, Step
 from astrid_gpu.stars import find_stars
 
-__all__ = ["Given", "Pair", "PairPreparer"]
+__all__ = ["Given", "Pair", "PairPreparer", "timed"]
 
 _SATURATED = 4  # bit of Image.mask between here and the flags; everything else nonzero is "bad"
 MIN_SHIFT = 0.005

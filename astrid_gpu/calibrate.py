@@ -24,6 +24,7 @@ __all__ = [
 
 _SMALLEST_MESH = 3  # boxes along the shorter side; fewer, and one level serves the whole image
 _SMALLEST_BOX = 32
+_WINGS = ((30.0, 2.0), (200.0, 3.0), (1000.0, 5.0), (5000.0, 8.0))  # peak in noise of the smoothed image; FWHM
 _LARGEST_SATURATION = (255, 1023, 4095, 16383, 32767, 65535)
 
 
@@ -158,13 +159,13 @@ def residual_background(
     steps = [Step("background", text, {"offset": middle})]
     usable = ~out & np.isfinite(white) & (white > 0)
     blank = usable & (white <= np.median(white[usable])) if usable.any() else usable
-    factor = robust_width((rest - background)[blank] / np.sqrt(white[blank])) if blank.sum() > 500 else 1.0
+    factor = _robust_width((rest - background)[blank] / np.sqrt(white[blank])) if blank.sum() > 500 else 1.0
     text = f"smoothed difference varies {factor:.3f} times as much as white noise of the stated variance on blank sky"
     steps.append(Step("noise", text, {"factor": factor}))
     return background, factor, steps
 
 
-def robust_width(values: np.ndarray) -> float:
+def _robust_width(values: np.ndarray) -> float:
     """Return half of the distance between the 15.9 and 84.1 percentiles."""
     low, high = np.percentile(values, [15.865, 84.135])
     return float(high - low) / 2
@@ -248,9 +249,14 @@ def _objects(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: float) 
     real = (area >= 3) & (peak > 4.0 * noise)
     real[0] = False
     core = real[parts]
-    bright = (peak > 200 * noise) & real
     grown = dilate(core, max(2, round(fwhm)))
-    grown |= dilate(bright[parts], max(4, round(3 * fwhm)))
+    # Wings of brighter objects reach further; in a crowd they cannot all be masked.
+    for brightness, reach in _WINGS:
+        bright = (peak > brightness * noise) & real
+        wider = grown | dilate(bright[parts], round(reach * fwhm)) if bright.any() else grown
+        if (wider | bad).mean() > 0.5:
+            break
+        grown = wider
     return grown if (grown | bad).mean() < 0.85 else core
 
 

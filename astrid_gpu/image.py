@@ -9,7 +9,7 @@ import numpy as np
 
 from astrid_gpu.errors import InputError, PsfError, ShapeMismatchError
 
-__all__ = ["Image", "PSF"]
+__all__ = ["PSF", "Image"]
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,11 @@ def register_backend(spec: BackendSpec) -> None:
     """Add a backend, or replace the one of the same name, for this process.
 
     Packages that ship a backend name it in the entry-point group ``astrid_gpu.backends`` instead.
+
+    Parameters
+    ----------
+    spec : BackendSpec
+        Its name, priority for ``"auto"``, probe and loader.
     """
     _registered[spec.name] = spec
     _load.cache_clear()
@@ -82,7 +87,13 @@ def backend_status() -> dict[str, BackendStatus]:
 
 
 def available_backends() -> list[str]:
-    """Return the names of the backends that can run here, the one that ``"auto"`` takes first."""
+    """Return the names of the backends that can run here.
+
+    Returns
+    -------
+    list of str
+        Highest priority first: ``"auto"`` takes the first one.
+    """
     return [name for name, status in backend_status().items() if status.available]
 
 
@@ -104,7 +115,11 @@ def get_backend(name: str | Backend | Any = "auto") -> Backend:
     name : str, Backend or array
         ``"auto"`` takes ``ASTRID_GPU_BACKEND`` if it is set, else cupy if a device answers, else numba, else
         numpy. A name takes that backend or fails: there is no fall-back from a name. A CuPy array takes cupy;
-        a NumPy array takes what ``"auto"`` takes among the CPU backends.
+        a NumPy array takes what ``"auto"`` takes.
+
+    Returns
+    -------
+    Backend
 
     Raises
     ------

@@ -25,7 +25,7 @@ from astrid_gpu.report import summary_figure
 from astrid_gpu.results import Candidates, Difference
 from astrid_gpu.subtract import subtract
 
-__all__ = ["PairRun", "run_pair", "write_results"]
+__all__ = ["PairRun", "jsonable", "run_pair", "write_results"]
 
 
 @dataclass(frozen=True)
