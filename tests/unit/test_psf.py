@@ -1,0 +1,117 @@
+"""measure_psf: what it accepts, what it refuses and in which words, and the shape of what it gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import astrid_gpu as ag
+from astrid_gpu.errors import InputError, PsfError
+from astrid_gpu.image import Image
+from astrid_gpu.ops.psf_stamps import centroid_of
+from astrid_gpu.psf import measure_psf, measure_psf_pair
+from astrid_gpu.stars import STAR_DTYPE, find_stars
+from tests.star_fields import field_pair, star_field
+
+
+def test_a_plain_array_is_enough(rng):
+    field = star_field(rng, n=25)
+    psf = ag.measure_psf(field.image.data)
+    assert psf.origin == "stars"
+    assert psf.n_stars >= 5
+    ky, kx = psf.data.shape
+    assert ky % 2 == kx % 2 == 1
+    assert psf.data.sum() == pytest.approx(1.0, abs=1e-12)
+    assert np.abs(np.array(centroid_of(psf.data)) - ky // 2).max() < 0.02
+    assert ky == 2 * int(np.ceil(4.0 * 3.5)) + 1  # FWHM 3 of a Moffat: 3.5 for the best Gaussian
+
+
+def test_size_is_raised_to_odd(rng):
+    field = star_field(rng, n=10)
+    assert measure_psf(field.image, size=20).data.shape == (21, 21)
+    with pytest.raises(InputError, match="size must be at least 5 pixels, got 3"):
+        measure_psf(field.image, size=3)
+
+
+def test_noise_and_masked_stars_do_not_enter(rng):
+    field = star_field(rng, n=12, snr=(100, 300))
+    mask = np.zeros(field.image.shape, np.uint8)
+    data = field.image.data.copy()
+    y, x = np.rint(field.y).astype(int), np.rint(field.x).astype(int)
+    data[y[:3], x[:3]] = np.nan
+    mask[y[3:5] + 1, x[3:5]] = 1
+    data[y[3:5] + 1, x[3:5]] = 1e6
+    psf = measure_psf(field.image.with_(data=data, mask=mask))
+    assert psf.data.max() < 0.12
+    assert psf.n_stars <= 7
+
+
+def test_a_galaxy_among_the_stars_is_dropped(rng):
+    field = star_field(rng, n=12, snr=(100, 200), shape=(300, 300))
+    from astrid_gpu.simulate.profiles import PsfModel
+    from astrid_gpu.simulate.render import draw_stars
+
+    plain = measure_psf(field.image)
+    data = field.image.data.copy()
+    draw_stars(data, [150.0], [150.0], [5 * field.flux.max()], PsfModel("moffat", 4.5, 3.0))
+    mixed = measure_psf(field.image.with_(data=data))
+    assert mixed.fwhm == pytest.approx(plain.fwhm, rel=0.02)
+
+
+def test_no_star_says_what_was_found_and_what_to_do(rng):
+    blank = Image(rng.normal(100, 3, (64, 64)), name="blank.fits")
+    with pytest.raises(PsfError, match=r"blank\.fits: no PSF can be measured: \d+ sources found, .*Give a PSF stamp"):
+        measure_psf(blank)
+
+
+def test_too_few_stars_can_be_an_error(rng):
+    field = star_field(rng, n=2, shape=(128, 128))
+    assert measure_psf(field.image).origin == "moffat fit"
+    with pytest.raises(PsfError, match="5 are needed for an empirical PSF"):
+        measure_psf(field.image, fallback="error")
+    with pytest.raises(InputError, match="fallback must be one of moffat, error"):
+        measure_psf(field.image, fallback="gauss")
+
+
+def test_an_empty_list_of_stars_is_refused(rng):
+    field = star_field(rng, n=5)
+    with pytest.raises(PsfError, match="0 sources found"):
+        measure_psf(field.subtracted(), stars=np.zeros(0, STAR_DTYPE))
+
+
+def test_three_dimensions_are_refused():
+    with pytest.raises(InputError, match=r"an Image or an array \(ny, nx\)"):
+        measure_psf(np.ones((2, 30, 30)))
+
+
+def test_a_variance_without_positive_values_is_refused(rng):
+    field = star_field(rng, n=5)
+    stars = find_stars(field.subtracted(), background_rms=field.sigma)
+    with pytest.raises(InputError, match="the variance has no positive, finite value"):
+        measure_psf(field.subtracted(), stars=stars, variance=np.zeros(field.image.shape))
+
+
+def test_float32_and_big_endian_pixels_are_fine(rng):
+    field = star_field(rng, n=12)
+    reference = measure_psf(field.image.data)
+    for dtype in (np.float32, ">f4"):
+        np.testing.assert_allclose(measure_psf(field.image.data.astype(dtype)).data, reference.data, atol=2e-4)
+
+
+def test_a_pair_uses_the_same_stars(rng):
+    science, reference = field_pair(rng, n=20, snr=(80, 300))
+    images = science.subtracted(), reference.subtracted()
+    stars = [find_stars(i, background_rms=f.sigma) for i, f in zip(images, (science, reference), strict=True)]
+    first, second = measure_psf_pair(*images, *stars)
+    assert first.fwhm < second.fwhm
+    assert min(first.n_stars, second.n_stars) >= 5
+    few = [s[:2] for s in stars]
+    assert [p.origin for p in measure_psf_pair(*images, *few)] == ["moffat fit"] * 2
+
+
+def test_a_stamp_as_large_as_the_image_allows(rng):
+    places = np.array([12.2]), np.array([12.9])
+    field = star_field(rng, n=1, shape=(25, 25), places=places, flux=np.array([5e4]), fwhm=4.0)
+    psf = measure_psf(field.image)
+    assert max(psf.data.shape) <= 25
+    assert psf.fwhm == pytest.approx(4.1, abs=0.3)
