@@ -106,6 +106,39 @@ def test_finish_keeps_nan_of_the_variance(rng):
     assert np.isfinite(got["score"]).all()
 
 
+@pytest.mark.parametrize(
+    ("position", "shape", "message"),
+    [
+        (1, (2, 33, 21), r"R has shape \(2, 33, 21\); allowed: \(3, 33, 21\) or \(1, 33, 21\)"),
+        (3, (1, 33, 20), "Pr has shape"),
+        (4, (3, 4), r"params has shape \(3, 4\); allowed: \(3, 5\)"),
+    ],
+)
+def test_spectra_of_the_wrong_shape_are_refused(position, shape, message, rng):
+    args = list(problem(rng, 3, (False, False, False)))
+    args[position] = np.ones(shape, args[position].dtype)
+    with pytest.raises(ValueError, match=message):
+        emu.backend().ops["zogy_spectra"](*args)
+
+
+@pytest.mark.parametrize(
+    ("position", "value", "message"),
+    [
+        (1, np.ones((1, 8, 8), np.float32), "Sr has shape"),
+        (2, np.ones((2, 8, 9), np.float32), "variance has shape"),
+        (3, np.ones((2, 2)), "scales has shape"),
+        (4, np.ones((2, 2)), "errors has shape"),
+        (5, (9, 8), r"shape \(9, 8\) does not fit the frame \(8, 8\)"),
+    ],
+)
+def test_maps_of_the_wrong_shape_are_refused(position, value, message):
+    Sn = np.ones((2, 8, 8), np.float32)
+    args = [Sn, Sn, Sn, np.ones((2, 3)), np.ones((2, 3)), (8, 8), OUTPUTS]
+    args[position] = value
+    with pytest.raises(ValueError, match=message):
+        emu.backend().ops["zogy_finish"](*args)
+
+
 def test_engine_agrees_with_its_reference(rng):
     """The whole of zogy() on the emulated device: S_corr to 1e-3 absolute (design, section 9), mask holes included."""
     import astrid_gpu as ag

@@ -80,3 +80,16 @@ def test_fill_window_is_cut_to_the_frame(shape, rng):
 
 def test_fade_is_that_of_the_reference():
     assert (cuda_fill.FADE, cuda_fill.SHRINK) == (reference.FADE, reference.SHRINK)
+
+
+@pytest.mark.parametrize(
+    ("bad", "profiles", "message"),
+    [
+        ((2, 9, 9), (1, 3), r"bad has shape \(2, 9, 9\); allowed: \(3, 9, 9\) or \(1, 9, 9\)"),
+        ((1, 9, 9), (2, 3), "profiles has shape"),
+        ((1, 9, 9), (1, 6), "a window of 11 pixels does not fit the frame"),
+    ],
+)
+def test_wrong_shapes_are_refused(bad, profiles, message):
+    with pytest.raises(ValueError, match=message):
+        emu.backend().ops["fill_masked"](np.ones((3, 9, 9), np.float32), np.ones(bad, np.uint8), np.ones(profiles))

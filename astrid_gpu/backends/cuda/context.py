@@ -13,7 +13,7 @@ import numpy as np
 
 from astrid_gpu.backends.cuda.signature import DOUBLE
 
-__all__ = ["NULL", "Context", "Kernel", "blocks_for", "kernel_files", "kernel_source", "options_for"]
+__all__ = ["NULL", "Context", "Kernel", "blocks_for", "expect_shape", "kernel_files", "kernel_source", "options_for"]
 
 NULL = np.uintp(0)  # passed for an optional array that is absent; the kernel compares its pointer with nullptr
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([\w.]+)"[^\n]*$', re.MULTILINE)
@@ -76,6 +76,19 @@ def kernel_files() -> list[str]:
 def blocks_for(items: int, threads: int, most: int = 65535) -> int:
     """Return how many blocks of `threads` cover `items`, at least 1 and at most `most` (the rest by striding)."""
     return max(1, min(most, -(-items // threads)))
+
+
+def expect_shape(name: str, array: Any, *allowed: tuple[int, ...]) -> None:
+    """Check the shape of an argument: a table too short would be read beyond its end, without a word.
+
+    Raises
+    ------
+    ValueError
+        The shape is none of those `allowed`.
+    """
+    if tuple(array.shape) not in allowed:
+        msg = f"{name} has shape {tuple(array.shape)}; allowed: {' or '.join(map(str, dict.fromkeys(allowed)))}"
+        raise ValueError(msg)
 
 
 def options_for(dtype: np.dtype) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu.backends.cuda.context import Context, blocks_for, options_for
+from astrid_gpu.backends.cuda.context import Context, blocks_for, expect_shape, options_for
 
 __all__ = ["fill_masked"]
 
@@ -32,6 +32,11 @@ def fill_masked(ctx: Context, images: Any, bad: Any, profiles: np.ndarray) -> An
     array, shape (n, py, px)
         A new array; good pixels are unchanged.
 
+    Raises
+    ------
+    ValueError
+        A shape does not fit; nothing is launched.
+
     Notes
     -----
     Cost: one pass, and (2 radius + 1)² cached reads a bad pixel. Deterministic.
@@ -43,6 +48,11 @@ def fill_masked(ctx: Context, images: Any, bad: Any, profiles: np.ndarray) -> An
     fades = FADE * (2.0 * profiles.sum(axis=1) - profiles[:, 0]) ** 2
     many = profiles.shape[0] > 1
     images, bad = xp.ascontiguousarray(images), xp.ascontiguousarray(bad)
+    expect_shape("bad", bad, images.shape, (1, py, px))
+    expect_shape("profiles", profiles, (n, radius + 1), (1, radius + 1))
+    if 2 * radius + 1 > min(py, px):
+        msg = f"a window of {2 * radius + 1} pixels does not fit the frame ({py}, {px}) once; cut it with fill_profiles"
+        raise ValueError(msg)
     filled = xp.empty_like(images)
     kernel = ctx.kernel("fill.cu", "fill_masked", options_for(real))
     kernel(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu.backends.cuda.context import NULL, Context, blocks_for, options_for
+from astrid_gpu.backends.cuda.context import NULL, Context, blocks_for, expect_shape, options_for
 
 __all__ = ["zogy_finish", "zogy_spectra"]
 
@@ -31,6 +31,11 @@ def zogy_spectra(ctx: Context, N: Any, R: Any, Pn: Any, Pr: Any, params: Any) ->
     -------
     (D, Sn, Sr) : arrays like `N`, new
 
+    Raises
+    ------
+    ValueError
+        A shape does not fit; nothing is launched.
+
     Notes
     -----
     Cost: each input read once, each output written once. Deterministic.
@@ -40,6 +45,9 @@ def zogy_spectra(ctx: Context, N: Any, R: Any, Pn: Any, Pr: Any, params: Any) ->
     N = xp.ascontiguousarray(N)
     R, Pn, Pr = (xp.ascontiguousarray(a, dtype=N.dtype) for a in (R, Pn, Pr))
     params = xp.ascontiguousarray(xp.asarray(params, dtype=N.real.dtype))
+    for name, a in (("R", R), ("Pn", Pn), ("Pr", Pr)):
+        expect_shape(name, a, N.shape, (1, *N.shape[1:]))
+    expect_shape("params", params, (n, 5))
     D, Sn, Sr = (xp.empty_like(N) for _ in range(3))
     kernel = ctx.kernel("zogy.cu", "zogy_spectra", options_for(N.real.dtype))
     kernel(
@@ -76,6 +84,11 @@ def zogy_finish(
     Returns
     -------
     dict of str to array, shape (n, ny, nx)
+
+    Raises
+    ------
+    ValueError
+        A shape does not fit; nothing is launched.
     """
     xp = ctx.xp
     n, py, px = Sn.shape
@@ -83,6 +96,13 @@ def zogy_finish(
     real = Sn.dtype
     Sn, Sr, variance = (xp.ascontiguousarray(a, dtype=real) for a in (Sn, Sr, variance))
     scales, errors = (xp.ascontiguousarray(xp.asarray(a, dtype=real)) for a in (scales, errors))
+    expect_shape("Sr", Sr, Sn.shape)
+    expect_shape("variance", variance, *((m, *frame) for m in (n, 1) for frame in ((py, px), (1, 1))))
+    expect_shape("scales", scales, (n, 3))
+    expect_shape("errors", errors, (n, 3))
+    if not (0 < ny <= py and 0 < nx <= px):
+        msg = f"shape {shape} does not fit the frame ({py}, {px})"
+        raise ValueError(msg)
     maps = {name: xp.empty((n, ny, nx), dtype=real) for name in _OUTPUTS if name in outputs}
     if not maps:
         return maps
