@@ -218,7 +218,7 @@ def _write_npz(path: Path, content: dict[str, Any], about: dict[str, Any]) -> No
     order = [CHANNELS.index(name) for name in HOST_CHANNELS]
     rows = content["candidates"]
     names = () if rows is None else rows.dtype.names
-    columns = {f"candidate_{name}": np.ascontiguousarray(rows[name]) for name in names}
+    columns: dict[str, Any] = {f"candidate_{name}": np.ascontiguousarray(rows[name]) for name in names}
     about = {key: value for key, value in about.items() if key != "created"}
     with path.open("wb") as stream:
         np.savez_compressed(

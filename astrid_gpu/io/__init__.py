@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from astrid_gpu.io.daophot import DaophotPsf, read_daophot_psf
 from astrid_gpu.io.difference import difference_hdulist, write_cutout_fits, write_difference
-from astrid_gpu.io.images import as_image, read_image
+from astrid_gpu.io.images import read_image
+from astrid_gpu.io.objects import as_image
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.io.psf_files import psf_from_stamp, read_psf
 from astrid_gpu.io.psfex import PsfexModel, read_psfex

@@ -46,7 +46,7 @@ COMPANIONS: dict[str, tuple[str, ...]] = {
 class ImageHdu(NamedTuple):
     """An image found in a file: its place, label, raw HDU."""
 
-    index: int
+    place: int
     label: str
     hdu: Any
 

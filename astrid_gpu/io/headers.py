@@ -35,7 +35,7 @@ _OBJECT = ("OBJECT", "OBJNAME", "TARGNAME", "TARGET", "FPA.OBJECT")
 _ID = ("OBS_ID", "OBSID", "ROOTNAME", "EXPID", "EXPNUM", "PLANID", "ORIGNAME", "FILENAME", "DTACQNAM", "IMAGEID")
 
 # AB minus Vega magnitudes: WISE, Jarrett et al. 2011 (table 1); 2MASS, Blanton & Roweis 2007.
-_VEGA_TO_AB = {
+_VEGA_TO_AB: dict[str, dict[Any, float]] = {
     "WISE": {1: 2.699, 2: 3.339, 3: 5.174, 4: 6.620},
     "2MASS": {"j": 0.91, "h": 1.39, "k": 1.85},
 }
@@ -282,9 +282,9 @@ def _vega_offset(h: _Header, facts: HeaderFacts) -> float:
     """Return AB minus Vega for WISE and 2MASS, else 0."""
     if h.says("WISE"):
         band = str(h.values.get("BAND", facts.meta.get("filter", ""))).strip().upper().removeprefix("W")
-        return _VEGA_TO_AB["WISE"].get(int(band) if band.isdigit() else 0, 0.0)  # type: ignore[call-overload]
+        return _VEGA_TO_AB["WISE"].get(int(band) if band.isdigit() else 0, 0.0)
     if h.says("2MASS"):
-        return _VEGA_TO_AB["2MASS"].get(str(facts.meta.get("filter", "")).lower()[:1], 0.0)  # type: ignore[call-overload]
+        return _VEGA_TO_AB["2MASS"].get(str(facts.meta.get("filter", "")).lower()[:1], 0.0)
     return 0.0
 
 

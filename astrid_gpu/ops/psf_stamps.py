@@ -93,7 +93,7 @@ def fwhm_of(stamp: np.ndarray) -> float:
     from scipy.ndimage import spline_filter, map_coordinates  # noqa: I001  (deferred: scipy.ndimage is slow to import)
 
     stamp = np.asarray(stamp, dtype=np.float64)
-    py, px = np.unravel_index(np.argmax(stamp), stamp.shape)
+    py, px = (int(v) for v in np.unravel_index(np.argmax(stamp), stamp.shape))
     rough = 2.0 * np.sqrt((stamp >= 0.5 * stamp[py, px]).sum() / np.pi)
     half = int(np.ceil(rough)) + 2
     y0, y1 = max(py - half, 0), min(py + half, stamp.shape[0] - 1)

@@ -119,7 +119,7 @@ def save(figure: Any, path: str | Path, dpi: int) -> Path:
     return path
 
 
-def extent(shape: tuple[int, int]) -> tuple[float, float, float, float]:
+def extent(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     """Return the edges of an image in 0-based pixels, for imshow."""
     return (-0.5, shape[1] - 0.5, -0.5, shape[0] - 0.5)
 
@@ -143,7 +143,7 @@ def shade_invalid(axes: Any, image: np.ndarray, mask: np.ndarray | None) -> None
     axes.imshow(overlay, origin="lower", extent=extent(image.shape), interpolation="nearest", zorder=2)
 
 
-def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], *, numbers: int = 0) -> None:
+def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, ...], *, numbers: int = 0) -> None:
     """Ring the candidates: red brighter, blue fainter, dashed if flagged; number the `numbers` strongest.
 
     A number that would lie on another one is left out: in a crowd of residuals the strongest keeps its own.
@@ -156,7 +156,7 @@ def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], 
     table = candidates.data
     order = np.argsort(-np.abs(table["score"]))[:400]
     radius = max(shape) * (0.017 if len(order) < 60 else 0.012)
-    halo = [patheffects.withStroke(linewidth=2.6, foreground="white")]
+    halo: list[Any] = [patheffects.withStroke(linewidth=2.6, foreground="white")]
     numbered: list[tuple[float, float]] = []
     for row in table[order]:
         colour = POSITIVE if row["polarity"] >= 0 else NEGATIVE
@@ -174,7 +174,7 @@ def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, int], 
             )  # fmt: skip
 
 
-def add_compass(axes: Any, wcs: Any, shape: tuple[int, int]) -> None:
+def add_compass(axes: Any, wcs: Any, shape: tuple[int, ...]) -> None:
     """Draw north and east and a scale bar, from the WCS at the middle of the frame."""
     from matplotlib import patheffects
 
@@ -203,7 +203,7 @@ def add_compass(axes: Any, wcs: Any, shape: tuple[int, int]) -> None:
     axes.text(x0 + dx / 2, y0 + 0.015 * ny, label, ha="center", va="bottom", **style)
 
 
-def _sky_frame(wcs: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float] | None:
+def _sky_frame(wcs: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Return unit vectors (x, y) to north and east, and the pixel scale in arcseconds."""
     if wcs is None or not hasattr(wcs, "pixel_to_world_values"):
         return None

@@ -90,7 +90,7 @@ def _heading(figure: Any, diff: Difference, candidates: Candidates | None, title
     threshold = "" if candidates is None else f" beyond {candidates.threshold:g} σ"
     said = f"{diff.method} on {diff.backend}     {count} candidate{'' if count == 1 else 's'}{threshold}"
     figure.text(0.04, 0.929, said, fontsize=11.5, color=SOFT)
-    ring = {"marker": "o", "ls": "none", "markerfacecolor": "none", "markersize": 9, "markeredgewidth": 1.6}
+    ring: dict[str, Any] = {"marker": "o", "ls": "none", "mfc": "none", "markersize": 9, "markeredgewidth": 1.6}
     handles = [
         Line2D([], [], markeredgecolor=POSITIVE, label="brighter in science", **ring),
         Line2D([], [], markeredgecolor=NEGATIVE, label="fainter", **ring),
@@ -113,8 +113,8 @@ def _round(width: float, height: float, xdescent: float, ydescent: float, **_: A
 def _images(axes: list[Any], diff: Difference, candidates: Candidates | None) -> None:
     """Draw the four maps."""
     science, reference = host(diff.science), _in_science_units(diff)
-    difference, score = host(diff.difference), host(diff.score_corr)
-    mask = None if diff.mask is None else host(diff.mask)
+    difference, score = np.asarray(host(diff.difference)), host(diff.score_corr)
+    mask, shape = host(diff.mask), difference.shape
     scale = sky_scale(science, reference)
     _grey(axes[0], science, scale, "Science", diff)
     _grey(axes[1], reference, scale, "Reference, in science units", diff)
@@ -122,9 +122,9 @@ def _images(axes: list[Any], diff: Difference, candidates: Candidates | None) ->
     sigma = float(np.diff(np.percentile(values, [15.865, 84.135]))[0]) / 2 if values.size else 1.0
     _diverging(axes[2], difference, mask, 6.0 * (sigma or 1.0), "Difference", "science units")
     _diverging(axes[3], score, mask, SCORE_LIMIT, "Significance  S$_{corr}$", "σ")
-    add_compass(axes[0], diff.wcs, diff.shape)
+    add_compass(axes[0], diff.wcs, shape)
     for axis, numbers in zip(axes, (0, 0, 12, 12), strict=True):
-        add_rings(axis, candidates, diff.shape, numbers=numbers)
+        add_rings(axis, candidates, shape, numbers=numbers)
 
 
 def _in_science_units(diff: Difference) -> np.ndarray | None:
@@ -134,7 +134,7 @@ def _in_science_units(diff: Difference) -> np.ndarray | None:
     return None if reference is None else reference * float(ratio if np.ndim(ratio) == 0 else 1.0)
 
 
-def _frame(axis: Any, shape: tuple[int, int], name: str) -> None:
+def _frame(axis: Any, shape: tuple[int, ...], name: str) -> None:
     """Title, quiet ticks, and the whole frame in view."""
     axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold")
     axis.set_xlim(-0.5, shape[1] - 0.5)
@@ -290,6 +290,6 @@ def _facts(diff: Difference) -> list[tuple[str, str]]:
     elif has("limiting_flux"):
         facts.append(("Limit at 5 σ", f"{m['limiting_flux']:.4g} in science units"))
     if diff.mask is not None:
-        invalid = float(np.mean((host(diff.mask).astype(int) & INVALID) != 0))
+        invalid = float(np.mean((np.asarray(host(diff.mask)).astype(int) & INVALID) != 0))
         facts.append(("Invalid pixels", f"{100 * invalid:.2f} %"))
     return facts
