@@ -163,8 +163,9 @@ def _on_bright_star(
         return np.zeros(len(y), bool)
     sigma = np.full(len(y), window.sigma)
     seen = measure(maps.backend, maps.science, image, y, x, sigma, window.radius)
-    places = (image, *(np.floor(a + 0.5).astype(np.int64) for a in (y, x)))
-    round_about = gather(maps.backend, maps.science, *places, 6 * window.radius + 1, np.nan).reshape(len(y), -1)
+    row, column = (np.floor(a + 0.5).astype(np.int64) for a in (y, x))
+    stamps = gather(maps.backend, maps.science, image, row, column, 6 * window.radius + 1, np.nan)
+    round_about = stamps.reshape(len(y), -1)
     finite = np.where(np.isfinite(round_about), round_about, np.nan)
     finite[~np.isfinite(finite).any(axis=1)] = 0.0
     static = seen[:, 1] - sums[:, 1] - np.nanmedian(finite, axis=1) * seen[:, 0]

@@ -77,7 +77,8 @@ def cutouts(
     mask = np.zeros(shape, np.uint8) if diff.mask is None else diff.mask
     plane = as_plane(b, b.asarray(mask), "mask", n, shape).astype(np.uint8)
     meta = {"size": int(size), **candidates.meta}
-    bits = gather(b, b.xp.ascontiguousarray(plane), where[0] % plane.shape[0], *where[1:], int(size), PixelFlag.NO_DATA)
+    image, y, x = where
+    bits = gather(b, b.xp.ascontiguousarray(plane), image % plane.shape[0], y, x, int(size), PixelFlag.NO_DATA)
     return Cutouts(images, score, bits, np.array(candidates["id"]), meta)
 
 
@@ -94,7 +95,8 @@ def _cut(
     if tuple(stack.shape[1:]) != frame[1:] or stack.shape[0] not in (1, frame[0]):
         msg = f"{name} has shape {tuple(stack.shape)} but the difference {frame}; they must be on one grid"
         raise ShapeMismatchError(msg)
-    return gather(b, stack, where[0] % stack.shape[0], *where[1:], size, np.nan)
+    image, y, x = where
+    return gather(b, stack, image % stack.shape[0], y, x, size, np.nan)
 
 
 def _places(candidates: Candidates, n: int, *, stack: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -113,4 +115,5 @@ def _places(candidates: Candidates, n: int, *, stack: bool) -> tuple[np.ndarray,
     if not (np.isfinite(rows["x"]).all() and np.isfinite(rows["y"]).all()):
         msg = "a candidate has no finite position to cut round; drop such rows first"
         raise InputError(msg)
-    return image, *(np.floor(rows[k] + 0.5).astype(np.int64) for k in ("y", "x"))
+    y, x = (np.floor(rows[k] + 0.5).astype(np.int64) for k in ("y", "x"))
+    return image, y, x

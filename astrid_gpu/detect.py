@@ -161,7 +161,7 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
         raise InputError(msg)
     named = {k: getattr(diff, k) for k in ("difference", "score_corr", "flux", "flux_error")}
     b = resolve_backend(backend or "auto", named | {"mask": diff.mask})
-    stacks = {k: None if a is None else as_stack(b, a, k, _real(a)) for k, a in named.items()}
+    stacks: dict[str, Any] = {k: None if a is None else as_stack(b, a, k, _real(a)) for k, a in named.items()}
     shape = tuple(stacks["score_corr"].shape)
     for name, stack in stacks.items():
         if stack is not None and tuple(stack.shape) != shape:
@@ -179,7 +179,8 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
         science = science if tuple(science.shape) == shape else None
     psfs, windows = _psfs(diff.psf, shape[0])
     reach = np.array([_NO_PSF_SEPARATION if w is None else max(w.fwhm, 1.0) for w in windows])
-    maps = Maps(b, *(stacks[k] for k in named), mask, science, psfs, windows, reach)
+    difference, score, flux, error = stacks.values()
+    maps = Maps(b, difference, score, flux, error, mask, science, psfs, windows, reach)
     return maps, (mask & np.uint8(INVALID)) != 0
 
 

@@ -132,10 +132,10 @@ def _strongest(peaks: np.ndarray, most: int) -> np.ndarray:
 def gather(backend: Backend, images: Any, image: Any, y: Any, x: Any, size: int, fill: float) -> np.ndarray:
     """Cut windows round pixels of a stack and bring them, and only them, to the host; see `ops.stamps`."""
     op = backend.ops.get("gather_stamps")
-    places = tuple(np.ascontiguousarray(a, dtype=np.int64) for a in (image, y, x))
+    i, j, k = (np.ascontiguousarray(a, dtype=np.int64) for a in (image, y, x))
     if op is None:
-        return backend.to_host(stamp_ops.gather_stamps(images, *places, size, fill, xp=backend.xp))
-    return backend.to_host(op(images, *places, size, fill))
+        return backend.to_host(stamp_ops.gather_stamps(images, i, j, k, size, fill, xp=backend.xp))
+    return backend.to_host(op(images, i, j, k, size, fill))
 
 
 def measure(
@@ -143,8 +143,8 @@ def measure(
 ) -> np.ndarray:
     """Sum Gaussian-weighted moments round places of a stack, as host float64; see `ops.moments.measure_moments`."""
     op = backend.ops.get("measure_moments")
-    centres = (np.ascontiguousarray(a, dtype=np.float64) for a in (y, x, sigma))
-    places = (np.ascontiguousarray(image, dtype=np.int64), *centres)
+    i = np.ascontiguousarray(image, dtype=np.int64)
+    v, u, s = (np.ascontiguousarray(a, dtype=np.float64) for a in (y, x, sigma))
     if op is None:
-        return backend.to_host(moment_ops.measure_moments(images, *places, radius, mask, xp=backend.xp))
-    return backend.to_host(op(images, *places, radius, mask))
+        return backend.to_host(moment_ops.measure_moments(images, i, v, u, s, radius, mask, xp=backend.xp))
+    return backend.to_host(op(images, i, v, u, s, radius, mask))

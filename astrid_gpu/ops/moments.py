@@ -111,7 +111,8 @@ def measure_moments(
     columns = [xp.asarray(a) for a in (image, y, x, sigma)]
     for start in range(0, m, _CHUNK):
         rows = slice(start, start + _CHUNK)
-        out[rows] = _moments_of(images, *(c[rows] for c in columns), radius, mask, xp)
+        i, v, u, s = (column[rows] for column in columns)
+        out[rows] = _moments_of(images, i, v, u, s, radius, mask, xp)
     return out
 
 

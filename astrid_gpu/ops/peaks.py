@@ -77,7 +77,7 @@ def _maxima_of_sign(images: Any, level: Any, mask: Any, sign: int, xp: Any) -> M
         keep &= (centre > other) if number < 4 else (centre >= other)
         tied |= centre == other
     value = _host(sign * centre[keep]).astype(np.float64)
-    return Maxima(*(_host(a[keep]) for a in (i, y, x)), value, _host(tied[keep]))
+    return Maxima(_host(i[keep]), _host(y[keep]), _host(x[keep]), value, _host(tied[keep]))
 
 
 def _value_at(images: Any, mask: Any, i: Any, y: Any, x: Any, sign: int, xp: Any) -> Any:

@@ -47,6 +47,13 @@ def test_equals_the_plain_sum(rng, backend, shape, dtype, masks):
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-10)
 
 
+def test_many_windows(rng, backend):
+    images, m = rng.normal(size=(2, 70, 90)).astype(np.float32), 2500
+    where = (rng.integers(0, 2, m), rng.uniform(0, 69, m), rng.uniform(0, 89, m), rng.uniform(0.7, 2, m))
+    got = measure(backend, backend.asarray(images), *where, 5)
+    np.testing.assert_allclose(got, moment_ops.measure_moments(images, *where, 5), rtol=1e-12, atol=1e-10)
+
+
 def test_no_windows(backend):
     got = measure(backend, backend.asarray(np.zeros((1, 5, 5), np.float32)), *([np.zeros(0)] * 4), 3)
     assert got.shape == (0, 7)

@@ -31,6 +31,13 @@ def test_equals_slices(rng, backend, dtype, shape, size):
     np.testing.assert_array_equal(got, sliced(images, image, y, x, size, fill))
 
 
+def test_many_windows(rng, backend):
+    images = rng.normal(size=(2, 70, 90)).astype(np.float32)
+    where = (rng.integers(0, 2, 900), rng.integers(0, 70, 900), rng.integers(0, 90, 900))
+    got = gather(backend, backend.asarray(images), *where, 21, 0.5)
+    np.testing.assert_array_equal(got, sliced(images, *where, 21, 0.5))
+
+
 def test_nothing_to_cut(backend):
     none = np.zeros(0, np.int64)
     got = gather(backend, backend.asarray(np.zeros((2, 9, 9), np.float32)), none, none, none, 5, 0.0)
