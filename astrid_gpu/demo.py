@@ -102,8 +102,8 @@ class DemoResult:
             name = f"{row['low']:g} to {high}" if high else f"beyond {row['low']:g}"
             lines.append(f"{name:>12}  {row['number']:>7}  {row['recovered']:>9}  {row['expected']:>26.1f}")
         false, flux, position = self.summary["false"], self.summary["flux"], self.summary["position"]
-        rate = f"{false['count']} in {false['mpix']:.2f} Mpix ({false['per_mpix']:.2f} per Mpix)"
-        lines += ["", f"false positives  {rate}, {false['unflagged']} of them unflagged"]
+        rate = f"{false['count']} in {false['mpix']:.2f} Mpix, {false['unflagged']} of them unflagged"
+        lines += ["", f"false positives  {rate}; {false['expected']:.1f} expected of Gaussian noise"]
         if flux["median_ratio"] is not None:
             lines.append(f"flux             measured / true {flux['median_ratio']:.4f}, median of {flux['n_bright']} "
                          "at S/N >= 20")  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 
 from astrid_gpu.results import Candidates, Difference
 
-__all__ = ["SNR_BINS", "Comparison", "compare", "forced_flux", "summarise"]
+__all__ = ["SNR_BINS", "Comparison", "compare", "forced_flux", "noise_peaks", "summarise"]
 
 SNR_BINS = (4.0, 5.0, 7.0, 10.0, 20.0, np.inf)
 """Edges of the bins of expected S/N in which completeness is counted."""
@@ -37,6 +37,8 @@ class Comparison:
     pixels : int
         Usable pixels of the difference.
     threshold : float
+    noise_peaks : float
+        Peaks beyond the threshold that Gaussian noise alone would make, NaN where the difference has no PSF.
     """
 
     truth: np.ndarray
@@ -46,6 +48,7 @@ class Comparison:
     n_masked: int
     pixels: int
     threshold: float
+    noise_peaks: float
 
     @property
     def found(self) -> np.ndarray:
@@ -94,7 +97,45 @@ def compare(diff: Difference, candidates: Candidates, truth: np.ndarray, *, radi
     false = np.ones(len(data), dtype=bool)
     false[match[match >= 0]] = False
     masked = int(np.sum(inside & ~usable & real))
-    return Comparison(kept, match, data, false, masked, int(valid.sum()), candidates.threshold)
+    pixels, threshold = int(valid.sum()), candidates.threshold
+    expected = float("nan") if diff.psf is None else pixels * noise_peaks(np.asarray(diff.psf), threshold)
+    return Comparison(kept, match, data, false, masked, pixels, threshold, expected)
+
+
+def noise_peaks(psf: np.ndarray, threshold: float) -> float:
+    """Return the expected number of peaks beyond +-threshold per pixel of S_corr on blank sky.
+
+    A pixel of a unit Gaussian field is a peak if it exceeds its neighbours along both axes. With the correlation rho
+    of next neighbours along an axis, the chance of that at height z is
+
+    Q(rho, z) = 1 - 2 Phi(-h z) + (1/pi) int_0^a exp(-h^2 z^2 / (2 sin^2 t)) dt,
+    h = sqrt((1 - rho) / (1 + rho)), a = arcsin(sqrt((1 - rho^2) / 2)),
+
+    and the axes are taken as independent, which they are for a Gaussian correlation [1]_. That of S is P_D correlated
+    with itself.
+
+    Parameters
+    ----------
+    psf : array, shape (ky, kx)
+        P_D of the difference.
+    threshold : float
+
+    References
+    ----------
+    .. [1] Taylor, Worsley & Gosselin 2007, Biometrika 94, 1.
+    """
+    from scipy.special import ndtr
+
+    z = np.linspace(threshold, threshold + 8.0, 801)
+    density = np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi)
+    for axis in (0, 1):
+        rho = float((psf * np.roll(psf, 1, axis)).sum() / (psf**2).sum())
+        h = np.sqrt((1.0 - rho) / (1.0 + rho))
+        end = np.arcsin(np.sqrt((1.0 - rho**2) / 2.0))
+        t = end * (np.arange(400) + 0.5) / 400
+        inner = np.exp(-0.5 * (h * z[:, None] / np.sin(t)) ** 2).sum(axis=1) * end / 400
+        density *= 1.0 - 2.0 * ndtr(-h * z) + inner / np.pi
+    return 2.0 * float((density[:-1] + density[1:]).sum() / 2 * (z[1] - z[0]))
 
 
 def forced_flux(diff: Difference, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,7 +167,8 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     -------
     dict
         completeness: for each bin of `SNR_BINS` its edges, number, recovered and the number that Gaussian noise
-        leads one to expect; false: count, unflagged count, per million pixels; flux: median ratio at S/N >= 20,
+        leads one to expect; false: count, unflagged count, per million pixels, and the number that Gaussian noise
+        leads one to expect; flux: median ratio at S/N >= 20,
         median and robust width of (flux - truth) / flux_error at S/N >= 10; position: median distance in pixels at
         S/N >= 20. Medians are None without sources.
     """
@@ -151,6 +193,7 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "false": {
             "count": false, "unflagged": unflagged, "per_mpix": 1e6 * false / pixels,
             "unflagged_per_mpix": 1e6 * unflagged / pixels, "mpix": pixels / 1e6,
+            "expected": sum(c.noise_peaks for c in comparisons),
         },
         **_accuracy(comparisons),
         "masked": sum(c.n_masked for c in comparisons),

@@ -8,7 +8,7 @@ import pytest
 from astrid_gpu import simulate
 from astrid_gpu.detect import candidate_dtype
 from astrid_gpu.results import Candidates, Difference
-from astrid_gpu.simulate.compare import compare, forced_flux, summarise
+from astrid_gpu.simulate.compare import compare, forced_flux, noise_peaks, summarise
 
 
 def made(places, shape=(100, 100)):
@@ -101,3 +101,24 @@ def test_truth_table_round_trip(tmp_path):
     lines = path.read_text().splitlines()
     assert lines[0].split(",") == list(truth.dtype.names)
     assert float(lines[2].split(",")[truth.dtype.names.index("flux")]) == truth["flux"][1]
+
+
+@pytest.mark.parametrize("fwhm", [2.5, 4.0])
+def test_noise_peaks_are_as_many_as_noise_makes(rng, fwhm):
+    """Peaks of matched-filtered white noise beyond +-3.5: within 4 Poisson errors of the formula, less 5 %.
+
+    The 5 % are for diagonal neighbours, which the formula leaves out and a peak must exceed as well.
+    """
+    from scipy.ndimage import maximum_filter
+
+    psf = simulate.psf("gaussian", fwhm, size=15)
+    side, threshold = 1500, 3.5
+    spectrum = np.fft.rfft2(rng.normal(size=(side, side)))
+    padded = np.zeros((side, side))
+    padded[:15, :15] = psf
+    score = np.fft.irfft2(spectrum * np.conj(np.fft.rfft2(padded)), (side, side))
+    score /= score.std()
+    found = sum(int(((s == maximum_filter(s, 3, mode="wrap")) & (s > threshold)).sum()) for s in (score, -score))
+    expected = side**2 * noise_peaks(psf, threshold)
+    assert found < expected + 4 * np.sqrt(expected)
+    assert found > 0.95 * expected - 4 * np.sqrt(expected)
