@@ -149,7 +149,7 @@ class PairPreparer:
         """Flux ratio, registration and the sky that is left; once more if the noise proves correlated."""
         science, factor = sci.image, 1.0
         for _ in range(2):
-            weights = [np.asarray(v) * factor**2 for v in (science.variance, aligned.image.variance)]
+            weights = [image.known_variance * factor**2 for image in (science, aligned.image)]
             ratio = flux_ratio(science, aligned.image, *psfs, *stars, *weights)
             reference, astrometric, moved = _register(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             beta = self.given.flux_ratio or ratio.beta
@@ -164,8 +164,8 @@ class PairPreparer:
         if factor != 1.0:
             text = f"neighbouring pixels are correlated: both variances raised by {factor:.3f}²"
             sky.append(Step("noise", text, {"factor": factor}))
-            science = science.with_(variance=science.variance * factor**2)
-            moved_image = aligned.image.with_(variance=aligned.image.variance * factor**2)
+            science = science.with_(variance=science.known_variance * factor**2)
+            moved_image = aligned.image.with_(variance=aligned.image.known_variance * factor**2)
             aligned = replace(aligned, image=moved_image)
         steps = [*_ratio_steps(ratio, self.given), *moved, *sky]
         matched = _Matched(ratio, reference, astrometric, factor, steps)
@@ -184,13 +184,10 @@ class PairPreparer:
         ratio, astrometric = matched.ratio, matched.astrometric
         beta = self.given.flux_ratio or ratio.beta
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
-        variance_s, variance_r = sci.image.variance, aligned.image.variance
-        if variance_s is None or variance_r is None:  # pragma: no cover - the noise stage always sets them
-            msg = "the noise stage left an image without a variance"
-            raise InputError(msg)
-        metrics = {
+        beta_error = 0.0 if self.given.flux_ratio else float(ratio.beta_error)
+        metrics: dict[str, Any] = {
             "flux_ratio": float(beta),
-            "flux_ratio_error": 0.0 if self.given.flux_ratio else float(ratio.beta_error),
+            "flux_ratio_error": beta_error,
             "offset": float(ratio.gamma),
             "flux_scatter": float(ratio.intrinsic),
             "n_flux_stars": int(ratio.n_stars),
@@ -209,15 +206,15 @@ class PairPreparer:
         return Pair(
             science=sci.image.data,
             reference=matched.reference,
-            variance_science=variance_s,
-            variance_reference=variance_r,
+            variance_science=sci.image.known_variance,
+            variance_reference=aligned.image.known_variance,
             sigma_science=float(sci.sigma),
             sigma_reference=float(sigma_r),
             psf_science=psfs[0],
             psf_reference=psfs[1],
             flux_ratio=float(beta),
-            flux_ratio_error=float(metrics["flux_ratio_error"]),
-            relative_error=float(np.hypot(metrics["flux_ratio_error"] / beta, min(ratio.intrinsic, MAX_SCATTER))),
+            flux_ratio_error=beta_error,
+            relative_error=float(np.hypot(beta_error / beta, min(ratio.intrinsic, MAX_SCATTER))),
             astrometric_error=astrometric,
             flags=_flags(sci.image, aligned),
             wcs=sci.image.wcs,
@@ -270,9 +267,9 @@ def _flat_background(image: Image) -> Background:
 
 def _scaled_sigma(ref: _Exposure, aligned: Aligned) -> float:
     """Return the reference's sigma on the new grid: it scales as its variance did, not as resampling smooths."""
-    before, after = ref.image.variance, aligned.image.variance
+    before, after = ref.image.known_variance, aligned.image.known_variance
     inside = aligned.footprint & np.isfinite(after) & (after > 0)
-    if before is None or not inside.any():
+    if not inside.any():
         msg = f"{ref.image.name}: no usable pixel of the reference falls on the science image"
         raise InputError(msg)
     if before is after:
@@ -362,7 +359,7 @@ def _shifted(image: Image, dy: float, dx: float, psf: PSF, noise: float) -> np.n
     from scipy import fft
 
     ny, nx = image.shape
-    padded = padded_shape(image.shape, psf.data.shape[0], lambda n: fft.next_fast_len(n, real=True))
+    padded = padded_shape(image.shape, psf.data.shape[0], lambda n: fft.next_fast_len(n))
     bad = np.ones((1, *padded), np.uint8)
     bad[0, :ny, :nx] = image.bad
     frame = np.zeros((1, *padded), image.data.dtype)

@@ -136,13 +136,13 @@ def residual_background(
         msg = f"{science.name}: no pixel is usable in both images: masks and footprints leave none"
         raise InputError(msg)
     smooth = [
-        convolve(np.where(out, np.nan, image), psf.data, backend="numpy")
+        convolve(np.where(out, np.nan, image), psf.data)
         for image, psf in ((science.data, psf_reference), (reference, psf_science))
     ]
     white = sum(
-        convolve(np.where(out, np.nan, variance), psf.data**2, backend="numpy", normalize=False) * scale
+        convolve(np.where(out, np.nan, variance), psf.data**2, normalize=False) * scale
         for variance, psf, scale in (
-            (science.variance, psf_reference, 1.0),
+            (science.known_variance, psf_reference, 1.0),
             (variance_reference, psf_science, beta**2),
         )
     )
@@ -214,9 +214,8 @@ def _measure(data: np.ndarray, out: np.ndarray, side: int | None, filter_size: i
             return Background(level, rms, np.asarray(found.mesh, float))
     if out.all():
         out = np.zeros_like(out)
-    level, sigma = _one_level(data[~out])
-    flat = np.full(data.shape, level)
-    return Background(flat, np.full(data.shape, sigma), np.full((1, 1), level))
+    one, sigma = _one_level(data[~out])
+    return Background(np.full(data.shape, one), np.full(data.shape, sigma), np.full((1, 1), one))
 
 
 def _one_level(values: np.ndarray) -> tuple[float, float]:

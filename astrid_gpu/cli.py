@@ -171,7 +171,7 @@ def _subtract(args: argparse.Namespace) -> int:
         sys.stderr.write("".join(f"{s:8.3f} s  {stage}\n" for stage, s in diff.metrics["profile"].items()))
     if args.json:
         summary = json.loads(Path(result.files["summary.json"]).read_text(encoding="utf-8"))
-        rows = [{k: row[k] for k in candidates.data.dtype.names} for row in candidates.data]
+        rows = [{k: row[k] for k in candidates.data.dtype.names or ()} for row in candidates.data]
         sys.stdout.write(json.dumps(summary | {"candidates": jsonable(rows)}) + "\n")
     else:
         sys.stdout.write(f"{candidates!r}\n")

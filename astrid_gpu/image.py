@@ -119,6 +119,14 @@ class Image:
             bad |= self.mask != 0
         return bad
 
+    @property
+    def known_variance(self) -> np.ndarray:
+        """The variance, which must have been given or estimated by now."""
+        if self.variance is None:
+            msg = f"{self.name}: the variance is not known yet; noise_variance() estimates it"
+            raise InputError(msg)
+        return self.variance
+
     def with_(self, **changes: Any) -> Image:
         """Return a copy with some fields replaced."""
         return replace(self, **changes)

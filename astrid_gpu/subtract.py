@@ -249,11 +249,11 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
     shared = all(p.reference is pairs[0].reference for p in pairs)
     reference = pairs[0].reference if shared else np.stack([p.reference for p in pairs])
     flags = np.stack([p.flags for p in pairs])
-    sigma = {
+    sigma: dict[str, Any] = {
         "sigma_science": np.array([p.sigma_science for p in pairs]),
         "sigma_reference": np.array([p.sigma_reference for p in pairs]),
     }
-    common = {"mask": flags, "backend": backend, "dtype": settings.dtype}
+    common: dict[str, Any] = {"mask": flags, "backend": backend, "dtype": settings.dtype}
     beta = np.array([p.flux_ratio for p in pairs])
     if settings.method != "zogy":
         return classic(science, reference, scale=beta, fit=settings.method == "classic-fit", **sigma, **common)

@@ -63,7 +63,7 @@ class NumpyBackend:
         """Return the next length with no prime factor above 11."""
         from scipy import fft
 
-        return int(fft.next_fast_len(n, real=True))
+        return int(fft.next_fast_len(n))
 
     def free_memory(self) -> int:
         """Return the bytes of memory the operating system calls available."""

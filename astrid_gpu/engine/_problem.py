@@ -1,0 +1,185 @@
+"""The arguments of `zogy`, checked and gathered, and the numbers that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.backends import Backend, resolve_backend
+from astrid_gpu.engine import _checks
+from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.flags import INVALID
+from astrid_gpu.ops import zogy as reference_ops
+from astrid_gpu.ops.fill import fill_profiles
+from astrid_gpu.ops.fourier import central_stamp, padded_shape, transfer_function
+from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
+
+__all__ = ["Problem", "check"]
+
+
+@dataclass
+class Problem:
+    """Checked inputs of one call, and the numbers derived from them."""
+
+    backend: Backend
+    single: bool
+    dtype: np.dtype
+    science: Any
+    reference: Any
+    variance_science: Any
+    variance_reference: Any
+    psf_science: np.ndarray
+    psf_reference: np.ndarray
+    sigma: tuple[np.ndarray, np.ndarray]
+    flux: tuple[np.ndarray, np.ndarray]
+    mask: Any
+    errors: np.ndarray
+
+    def __post_init__(self) -> None:
+        # Each image in units of its own noise, flux scales of order one, whatever the caller's unit is: float32
+        # would not hold |F|^4 of erg/s/cm^2. D and S_corr do not depend on them, and an image's result does not
+        # depend on which others are in the stack.
+        self.unit = self.sigma
+        flux = self.flux[0] / self.unit[0], self.flux[1] / self.unit[1]
+        self.gain = np.maximum(*flux)
+        self.params = reference_ops.make_params(1.0, 1.0, flux[0] / self.gain, flux[1] / self.gain)
+        self.n = self.science.shape[0]
+        self.shape: tuple[int, int] = tuple(self.science.shape[1:])
+        sides = np.array([self.psf_science.shape[1:], self.psf_reference.shape[1:]])
+        self.side = tuple(int(s) for s in sides.sum(axis=0) - 1)  # odd: P_D spans both PSFs
+        self.padded = padded_shape(self.shape, int(sides.max()), self.backend.next_fast_len)
+        shared = len(self.psf_science) == len(self.psf_reference) == 1 and np.all(self.params == self.params[:1])
+        self.kernel_params = self.params[:1] if shared else self.params
+
+    def psf_spectra(self) -> tuple[Any, Any]:
+        """P̂_n and P̂_r in double precision, (1 or n, py, hx)."""
+        if not hasattr(self, "_spectra"):
+            b = self.backend
+            self._spectra = tuple(
+                transfer_function(b.asarray(psf, np.float64), self.padded, b.rfft2, xp=b.xp)
+                for psf in (self.psf_science, self.psf_reference)
+            )
+        return self._spectra
+
+    def difference_psf(self) -> tuple[np.ndarray, np.ndarray]:
+        """P_D as odd stamps (1 or n, ky, kx) of sum 1 on the host, and F_D (n,) in the caller's units."""
+        b, (Pn, Pr) = self.backend, self.psf_spectra()
+        frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), self.padded)
+        ky, kx = (min(s, p - 1 + p % 2) for s, p in zip(self.side, self.padded, strict=True))
+        stamps = b.to_host(central_stamp(frames, (ky, kx), xp=b.xp))
+        stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
+        return stamps, reference_ops.flux_scale(self.params) * self.gain
+
+    def fill_profiles(self, stamps: np.ndarray) -> np.ndarray:
+        """Windows that fill holes, (1 or n, radius + 1), each as wide as its PSF."""
+        return fill_profiles([max(fwhm_of(stamp) / 2.3548, 0.7) for stamp in stamps], self.padded)
+
+    def reach(self) -> int:
+        """Distance in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within it."""
+        stamp = self.difference_psf()[0][0] ** 2
+        cy, cx = stamp.shape[0] // 2, stamp.shape[1] // 2
+        distance = np.hypot(*np.ogrid[-cy : stamp.shape[0] - cy, -cx : stamp.shape[1] - cx])
+        order = np.argsort(distance, axis=None)
+        energy = np.cumsum(stamp.ravel()[order]) / stamp.sum()
+        return int(np.ceil(distance.ravel()[order][np.searchsorted(energy, 1 - 1e-4)]))
+
+
+def check(given: dict[str, Any]) -> Problem:
+    """Check every argument of `zogy` and gather them into a `Problem`."""
+    names = ("science", "reference", "psf_science", "psf_reference", "variance_science", "variance_reference", "mask")
+    arrays = {name: given[name] for name in names}
+    backend = resolve_backend(given["backend"], {k: v for k, v in arrays.items() if not k.startswith("psf")})
+    dtype = _checks.float_type(backend, [given["science"], given["reference"]], given["dtype"])
+    science = _checks.as_stack(backend, given["science"], "science", dtype)
+    reference = _checks.as_stack(backend, given["reference"], "reference", dtype)
+    n, shape = science.shape[0], tuple(science.shape[1:])
+    if tuple(reference.shape[1:]) != shape or reference.shape[0] not in (1, n):
+        msg = (
+            f"science has shape {np.shape(given['science'])} and reference {np.shape(given['reference'])}; "
+            "they must agree, or the reference be one image for the whole stack. Use align() first if they do not "
+            "share a pixel grid"
+        )
+        raise ShapeMismatchError(msg)
+    mask = None
+    if given["mask"] is not None:
+        mask = _checks.as_plane(backend, given["mask"], "mask", n, shape)
+        if mask.dtype.kind not in "bui":
+            msg = f"mask must be boolean or hold flag bits (uint8), got dtype {mask.dtype}"
+            raise InputError(msg)
+    sigma_n, sigma_r = (_checks.positive(given[f"sigma_{k}"], f"sigma_{k}", n) for k in ("science", "reference"))
+    flux_n, flux_r = (_checks.positive(given[f"flux_{k}"], f"flux_{k}", n) for k in ("science", "reference"))
+    return Problem(
+        backend=backend,
+        single=np.ndim(given["science"]) == 2,
+        dtype=dtype,
+        science=science,
+        reference=reference,
+        variance_science=_check_variance(backend, given, "science", sigma_n, n, shape, dtype),
+        variance_reference=_check_variance(backend, given, "reference", sigma_r, n, shape, dtype),
+        psf_science=_check_psf(backend, given, "science", n),
+        psf_reference=_check_psf(backend, given, "reference", n),
+        sigma=(sigma_n, sigma_r),
+        flux=(flux_n, flux_r),
+        mask=mask,
+        errors=_check_errors(given["astrometric_error"], given["flux_ratio_error"], n),
+    )
+
+
+def _check_psf(backend: Backend, given: dict[str, Any], which: str, n: int) -> np.ndarray:
+    """Return odd, centred stamps of sum 1, (1 or n, ky, kx) float64 on the host."""
+    name = f"psf_{which}"
+    psf = given[name]
+    psf = getattr(psf, "data", psf) if not hasattr(psf, "shape") else psf  # an image.PSF brings its stamp
+    stamps = prepare_psf(backend.to_host(psf), name=name)
+    if len(stamps) not in (1, n):
+        msg = f"{name} holds {len(stamps)} stamps for {n} images; give one, or one per image"
+        raise ShapeMismatchError(msg)
+    return stamps
+
+
+def _check_variance(
+    backend: Backend, given: dict[str, Any], which: str, sigma: np.ndarray, n: int, shape: tuple[int, int], dtype: Any
+) -> Any:
+    """Return a variance map (1 or n, ny, nx), or one float for a flat one."""
+    name = f"variance_{which}"
+    value = given[name]
+    if value is None:
+        if np.all(sigma == sigma[0]):
+            return float(sigma[0] ** 2)
+        ones = backend.xp.ones((1, *shape), dtype=dtype)
+        return ones * backend.asarray(sigma**2, dtype)[:, None, None]
+    if np.ndim(value) == 0:
+        return float(_checks.positive(value, name, 1)[0])
+    plane = _checks.as_plane(backend, value, name, n, shape).astype(dtype, copy=False)
+    usable = backend.xp.isfinite(plane) & (plane > 0)
+    if not bool(usable.all()):
+        image = given[which]
+        lost = ~usable & backend.xp.isfinite(
+            backend.asarray(image) if np.ndim(image) == 3 else backend.asarray(image)[None]
+        )
+        if given["mask"] is not None:
+            held = _checks.as_plane(backend, given["mask"], "mask", n, shape)
+            lost = lost & ~((held & INVALID) != 0 if held.dtype != bool else held)
+        if bool(lost.any()):
+            msg = (
+                f"{name} is zero, negative or not finite at {int(lost.sum())} unmasked pixels; variances must be "
+                "positive. Mask those pixels, or give 1/weight only where the weight is positive"
+            )
+            raise InputError(msg)
+        plane = backend.xp.where(usable, plane, backend.xp.ones((), plane.dtype))
+    return plane
+
+
+def _check_errors(value: Any, ratio: Any, n: int) -> np.ndarray:
+    """Return the registration noise in y and x and the relative error of the flux ratio as (n, 3)."""
+    pairs = np.asarray(value, dtype=float)
+    if pairs.shape not in ((2,), (n, 2)) or not np.all(np.isfinite(pairs)) or np.any(pairs < 0):
+        msg = f"astrometric_error must be two numbers (y, x) in pixels, none negative, or one pair an image: {value!r}"
+        raise InputError(msg)
+    scale = _checks.per_image(ratio, "flux_ratio_error", n)
+    if np.any(scale < 0):
+        msg = f"flux_ratio_error is a relative error, 0 or more; got {float(scale.min()):g}"
+        raise InputError(msg)
+    return np.concatenate([np.broadcast_to(pairs, (n, 2)), scale[:, None]], axis=1)
