@@ -86,7 +86,7 @@ def field_pair(
     jitter: float = 0.0,
     changed: float = 0.0,
 ) -> tuple[Field, Field]:
-    """Two epochs of the same stars: fluxes times `beta`, moved, and a part `changed` of them 1.2 to 3 times brighter."""
+    """Two epochs of the same stars: fluxes times `beta`, moved, a part `changed` of them 1.2 to 3 times brighter."""
     reference = star_field(rng, shape=shape, n=n, snr=snr, fwhm=fwhm[1], margin=20.0)
     flux = beta * reference.flux
     k = round(changed * n)

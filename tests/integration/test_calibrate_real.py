@@ -101,8 +101,9 @@ def test_ztf_stamps_agree_with_the_seeing(data_dir):
             assert 0.75 * image.meta["SEEING"] < psf.fwhm < 1.3 * image.meta["SEEING"]
             seen += 1
     assert seen >= 30
-    # A stamp of 72 px full of undersampled stars has some 15 % of them in its noise.
-    assert np.median(noise) == pytest.approx(1.0, abs=0.05)
+    # Flat fields and resistant faint stars add some 9 % to what gain and read noise predict; a stamp of 72 px full of
+    # undersampled stars has more of them in its noise.
+    assert 1.0 < np.median(noise) < 1.12
     assert 0.85 < min(noise) < max(noise) < 1.25
 
 
