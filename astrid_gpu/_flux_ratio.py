@@ -138,7 +138,8 @@ class _Pair:
         self, science: Image, reference: Image, psf_n: PSF, psf_r: PSF, var_n: Any, var_r: Any, bad: np.ndarray
     ) -> None:
         self.names = f"{science.name} / {reference.name}"
-        self.bad, self.grid = bad, None
+        self.bad = bad
+        self.grid: tuple[np.ndarray, np.ndarray] | None = None
         self.n, self.r = (np.where(bad, 0.0, im.data.astype(np.float64)) for im in (science, reference))
         self.psf_n, self.psf_r = (np.asarray(p.data, float) for p in (psf_n, psf_r))
         self.fwhm = float(np.nanmax([psf_n.fwhm, psf_r.fwhm, 1.5]))

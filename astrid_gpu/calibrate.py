@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
+from astrid_gpu._noise import noise_variance, sky_sigma, source_pixels
+from astrid_gpu._saturation import saturation_mask
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import PSF, Image
-from astrid_gpu.ops.mask import dilate
-from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, median_sigma, pixel_sigma, source_variance
+from astrid_gpu.ops.noise import clipped_statistics, median_sigma
 from astrid_gpu.results import Background, Step
 
 __all__ = [
@@ -24,8 +25,6 @@ __all__ = [
 
 _SMALLEST_MESH = 3  # boxes along the shorter side; fewer, and one level serves the whole image
 _SMALLEST_BOX = 32
-_WINGS = ((30.0, 2.0), (200.0, 3.0), (1000.0, 5.0), (5000.0, 8.0))  # peak in noise of the smoothed image; FWHM
-_LARGEST_SATURATION = (255, 1023, 4095, 16383, 32767, 65535)
 
 
 def subtract_background(
@@ -73,12 +72,12 @@ def subtract_background(
     covered = np.zeros(image.shape, bool) if sources is None else sources.astype(bool)
     background = _measure(data, bad | covered, side, filter_size, backend)
     for _ in range(2 if sources is None else 0):
-        covered = _objects(data - background.level, background.rms, bad, fwhm)
+        covered = source_pixels(data - background.level, background.rms, bad, fwhm)
         background = _measure(data, bad | covered, side, filter_size, backend)
     level = background.level.astype(image.data.dtype if image.data.dtype.kind == "f" else np.float64)
     taken = float(np.median(background.level))
     subtracted = image.with_(data=image.data - level, background_level=image.background_level + taken)
-    _, sigma, _ = _sky_sigma(subtracted.data, bad | covered)
+    _, sigma, _ = sky_sigma(subtracted.data, bad | covered)
     how = f"mesh of {side} px boxes" if side else "one level (the image is small or mostly masked)"
     share = float(covered.mean())
     text = f"{image.name}: sky {taken:.6g} +- {sigma:.4g} a pixel, {how}; {100 * share:.1f} % masked as sources"
@@ -226,205 +225,3 @@ def _one_level(values: np.ndarray) -> tuple[float, float]:
     if not sigma > 0:
         sigma = float(np.std(values))  # more than half of the pixels share one value
     return float(level), float(sigma)
-
-
-def _objects(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: float) -> np.ndarray:
-    """Return pixels of sources: 2.5 sigma after smoothing to the PSF, three or more together, grown by a FWHM."""
-    from scipy.ndimage import gaussian_filter, label
-
-    width = fwhm / 2.3548
-    weight = gaussian_filter((~bad).astype(float), width, mode="nearest")
-    smooth = gaussian_filter(np.where(bad, 0.0, signal), width, mode="nearest") / np.maximum(weight, 0.1)
-    noise = np.median(rms) / (2 * np.sqrt(np.pi) * width)
-    # Correlated pixels keep more noise than that through the smoothing: ask the smoothed image itself as well.
-    noise = max(noise, lower_sigma(smooth[~bad], float(np.median(smooth[~bad]))))
-    above = (smooth > 2.5 * noise) & ~bad
-    parts, n = label(above)
-    if n == 0:
-        return above
-    area = np.bincount(parts.ravel())
-    peak = np.zeros(n + 1)
-    np.maximum.at(peak, parts.ravel(), smooth.ravel())
-    real = (area >= 3) & (peak > 4.0 * noise)
-    real[0] = False
-    core = real[parts]
-    grown = dilate(core, max(2, round(fwhm)))
-    # Wings of brighter objects reach further; in a crowd they cannot all be masked.
-    for brightness, reach in _WINGS:
-        bright = (peak > brightness * noise) & real
-        wider = grown | dilate(bright[parts], round(reach * fwhm)) if bright.any() else grown
-        if (wider | bad).mean() > 0.5:
-            break
-        grown = wider
-    return grown if (grown | bad).mean() < 0.85 else core
-
-
-def _sky_sigma(signal: np.ndarray, out: np.ndarray) -> tuple[float, float, int]:
-    """Return level, sigma and count of the sky pixels of a background-subtracted image."""
-    values = signal[~out] if not out.all() else signal[np.isfinite(signal)]
-    return clipped_statistics(values.astype(np.float64))
-
-
-def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, float, Step]:
-    r"""Return the variance of every pixel and the scalar background noise for the Fourier denominators.
-
-    From `image.variance` if given. Else from the gain: V = sigma_bkg² + (source counts) / gain, the source counts
-    smoothed where they are faint (`ops.noise.source_variance`). Without a gain one is estimated from the sky level
-    and its noise, or, where no sky was left in the image, the photon noise of sources is left out; the Step says so.
-
-    Parameters
-    ----------
-    image : Image
-        Background-subtracted, `background_level` telling how much was taken off.
-    background : Background
-        Of the same image.
-
-    Returns
-    -------
-    variance : float64 array, shape (ny, nx)
-        Unit of the image squared; positive and finite everywhere (bad pixels get that of blank sky).
-    sigma : float
-        Background standard deviation of a pixel.
-    step : Step
-
-    Notes
-    -----
-    Faint unresolved stars widen the pixel histogram of a crowded field but cancel in a difference. So where gain and
-    sky predict the noise of the pixels, and the pixel-to-pixel noise agrees, that is taken and not the histogram's.
-    """
-    bad = image.bad
-    rms = np.broadcast_to(np.asarray(background.rms, float), image.shape)
-    if image.variance is not None:
-        return _given_variance(image, bad, rms)
-    gain, origin = _gain(image, rms, bad)
-    sigma, why = _background_sigma(image, bad, rms, gain if origin == "given" else None)
-    shape = rms / np.median(rms[~bad]) if (~bad).any() else np.ones_like(rms)
-    sigma_map = sigma * np.clip(shape, 0.5, 3.0)
-    if gain is None:
-        variance = sigma_map**2
-        text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); no gain: source photon noise left out"
-    else:
-        variance = source_variance(np.where(bad, 0.0, image.data), sigma_map, gain, bad)
-        note = "gain" if origin == "given" else "gain estimated from the sky level and its noise"
-        text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); source photon noise by {note} {gain:.4g}"
-    values = {"sigma": sigma, "gain": gain, "gain_origin": origin, "sigma_origin": why}
-    return variance, sigma, Step("noise", text, values)
-
-
-def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.ndarray, float, Step]:
-    """Take the variance plane; sigma is that of its blank sky, its ratio to the pixels' own noise is reported."""
-    plane = image.variance.astype(np.float64)  # type: ignore[union-attr]
-    usable = np.isfinite(plane) & (plane > 0)
-    good = usable & ~bad
-    if not good.any():
-        msg = f"{image.name}: no good pixel has a positive, finite variance; give a variance in data units squared"
-        raise InputError(msg)
-    typical = float(np.median(plane[good]))
-    sky = good & (np.abs(np.where(bad, 0.0, image.data)) < 3 * np.median(rms))
-    sigma = float(np.sqrt(np.median(plane[sky]))) if sky.sum() > 100 else float(np.sqrt(typical))
-    measured = _sky_sigma(image.data, bad | _objects(np.where(bad, 0.0, image.data), rms, bad, 3.5))[1]
-    ratio = measured / sigma
-    n_unusable = int((~usable & ~bad).sum())
-    more = f"; {n_unusable} pixels without a usable variance got that of blank sky" if n_unusable else ""
-    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel, the sky's {ratio:.2f} of it{more}"
-    values = {"sigma": sigma, "measured_over_given": ratio, "n_unusable": n_unusable, "sigma_origin": "variance plane"}
-    return np.where(usable, plane, sigma**2), sigma, Step("noise", text, values)
-
-
-def _gain(image: Image, rms: np.ndarray, bad: np.ndarray) -> tuple[float | None, str]:
-    """Return electrons per unit and where that number comes from: "given", "sky" or "unknown"."""
-    if image.gain is not None and np.isfinite(image.gain) and image.gain > 0:
-        return float(image.gain), "given"
-    sigma = pixel_sigma(np.where(bad, 0.0, image.data), bad)
-    level = image.background_level
-    # A calibrated sky near zero says nothing of photons; a pedestal makes this gain an upper limit.
-    if np.isfinite(sigma) and sigma > 0 and level > 10 * sigma:
-        return level / sigma**2, "sky"
-    return None, "unknown"
-
-
-def _background_sigma(image: Image, bad: np.ndarray, rms: np.ndarray, gain: float | None) -> tuple[float, str]:
-    """Return the background noise of a pixel and which measurement it is."""
-    data = np.where(bad, 0.0, image.data.astype(np.float64))
-    measured = float(np.median(rms[~bad])) if (~bad).any() else float(np.median(rms))
-    white = pixel_sigma(data, bad | _objects(data, rms, bad, 3.5))
-    if not np.isfinite(white):
-        white = pixel_sigma(data, bad)
-    if gain is not None and image.background_level > 0 and np.isfinite(white):
-        photon = image.background_level / gain + ((image.read_noise or 0.0) / gain) ** 2
-        predicted = float(np.sqrt(photon))
-        if 0.8 < white / predicted < 1.25 and white < measured:
-            return white, "pixel to pixel, as gain and sky predict"
-    return measured, "clipped histogram of the sky"
-
-
-def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
-    """Return saturated pixels: at the level of the header, at an integer type's ceiling, or piled up at the top.
-
-    Seeds at the level are grown over connected pixels above 90 % of it (bleeding, non-linear rims) and by one
-    pixel. Pixels that are NaN or infinite count as saturated, because detectors' pipelines write them there.
-
-    Parameters
-    ----------
-    image : Image
-        As read, or background-subtracted: `background_level` is added back.
-
-    Returns
-    -------
-    (mask, step) : bool array (ny, nx), Step
-    """
-    finite = np.isfinite(image.data)
-    raw = np.where(finite, image.data.astype(np.float64), -np.inf) + image.background_level
-    level, origin = _saturation_level(image, raw[finite])
-    mask = ~finite
-    if level is not None:
-        seeds = raw >= level
-        floor = image.background_level + 0.9 * (level - image.background_level)
-        mask |= _connected(seeds, raw >= floor)
-    n = int((mask & finite).sum())
-    at = f"at {level:.6g} ({origin})" if level is not None else "(no level in the header, no pile-up at the top)"
-    text = f"{image.name}: {n} saturated pixels {at}, {int((~finite).sum())} not finite"
-    return mask, Step("saturation", text, {"level": level, "origin": origin, "n_saturated": n})
-
-
-def _saturation_level(image: Image, values: np.ndarray) -> tuple[float | None, str]:
-    """Return the saturation level in raw units and where it comes from.
-
-    A plateau in the pixels wins over a level from a header that it does not reach: keywords are often those of the
-    converter, while the detector saturates before.
-    """
-    given = image.saturation
-    known = given is not None and np.isfinite(given) and given > 0
-    level, origin = _pile_up(values)
-    if known and (level is None or level >= float(given)):  # type: ignore[arg-type]
-        return float(given), "given"  # type: ignore[arg-type]
-    return level, origin
-
-
-def _pile_up(values: np.ndarray) -> tuple[float | None, str]:
-    """Return the level of a plateau at the top of the pixel values, if there is one."""
-    if values.size == 0:
-        return None, "none"
-    top = float(values.max())
-    for ceiling in _LARGEST_SATURATION:
-        if abs(top - ceiling) <= 0.5 and (np.abs(values - ceiling) <= 0.5).sum() >= 2:
-            return float(ceiling) - 0.5, "ceiling of the integer type"
-    middle, sigma = median_sigma(values)
-    reach = top - middle
-    if not reach > 50 * sigma:
-        return None, "none"
-    at_top = int((values >= middle + 0.98 * reach).sum())
-    below = int(((values >= middle + 0.90 * reach) & (values < middle + 0.98 * reach)).sum())
-    # A star's profile has a quarter as many pixels in its top 2 % as in the next 8 %; a plateau has more.
-    if at_top >= 5 and at_top > below:
-        return middle + 0.98 * reach, "pixels piled up at the top"
-    return None, "none"
-
-
-def _connected(seeds: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the connected parts of `high` that hold a seed, grown by one pixel."""
-    if not seeds.any():
-        return seeds
-    from scipy.ndimage import binary_propagation
-
-    return dilate(binary_propagation(seeds, np.ones((3, 3)), mask=high | seeds), 1)

@@ -1,0 +1,145 @@
+"""`noise_variance`: the variance of every pixel and the noise of the sky; and which pixels are sky."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from astrid_gpu.errors import InputError
+from astrid_gpu.image import Image
+from astrid_gpu.ops.mask import dilate
+from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, pixel_sigma, source_variance
+from astrid_gpu.results import Background, Step
+
+__all__ = ["noise_variance", "sky_sigma", "source_pixels"]
+
+_WINGS = ((30.0, 2.0), (200.0, 3.0), (1000.0, 5.0), (5000.0, 8.0))  # peak in noise of the smoothed image; FWHM
+
+
+def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, float, Step]:
+    r"""Return the variance of every pixel and the scalar background noise for the Fourier denominators.
+
+    From `image.variance` if given. Else from the gain: V = sigma_bkg² + (source counts) / gain, the source counts
+    smoothed where they are faint (`ops.noise.source_variance`). Without a gain one is estimated from the sky level
+    and its noise, or, where no sky was left in the image, the photon noise of sources is left out; the Step says so.
+
+    Parameters
+    ----------
+    image : Image
+        Background-subtracted, `background_level` telling how much was taken off.
+    background : Background
+        Of the same image.
+
+    Returns
+    -------
+    variance : float64 array, shape (ny, nx)
+        Unit of the image squared; positive and finite everywhere (bad pixels get that of blank sky).
+    sigma : float
+        Background standard deviation of a pixel.
+    step : Step
+
+    Notes
+    -----
+    Faint unresolved stars widen the pixel histogram of a crowded field but cancel in a difference. So where gain and
+    sky predict the noise of the pixels, and the pixel-to-pixel noise agrees, that is taken and not the histogram's.
+    """
+    bad = image.bad
+    rms = np.broadcast_to(np.asarray(background.rms, float), image.shape)
+    if image.variance is not None:
+        return _given_variance(image, bad, rms)
+    gain, origin = _gain(image, rms, bad)
+    sigma, why = _background_sigma(image, bad, rms, gain if origin == "given" else None)
+    shape = rms / np.median(rms[~bad]) if (~bad).any() else np.ones_like(rms)
+    sigma_map = sigma * np.clip(shape, 0.5, 3.0)
+    if gain is None:
+        variance = sigma_map**2
+        text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); no gain: source photon noise left out"
+    else:
+        variance = source_variance(np.where(bad, 0.0, image.data), sigma_map, gain, bad)
+        note = "gain" if origin == "given" else "gain estimated from the sky level and its noise"
+        text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); source photon noise by {note} {gain:.4g}"
+    values = {"sigma": sigma, "gain": gain, "gain_origin": origin, "sigma_origin": why}
+    return variance, sigma, Step("noise", text, values)
+
+
+def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.ndarray, float, Step]:
+    """Take the variance plane; sigma is that of its blank sky, its ratio to the pixels' own noise is reported."""
+    plane = image.variance.astype(np.float64)  # type: ignore[union-attr]
+    usable = np.isfinite(plane) & (plane > 0)
+    good = usable & ~bad
+    if not good.any():
+        msg = f"{image.name}: no good pixel has a positive, finite variance; give a variance in data units squared"
+        raise InputError(msg)
+    typical = float(np.median(plane[good]))
+    sky = good & (np.abs(np.where(bad, 0.0, image.data)) < 3 * np.median(rms))
+    sigma = float(np.sqrt(np.median(plane[sky]))) if sky.sum() > 100 else float(np.sqrt(typical))
+    measured = sky_sigma(image.data, bad | source_pixels(np.where(bad, 0.0, image.data), rms, bad, 3.5))[1]
+    ratio = measured / sigma
+    n_unusable = int((~usable & ~bad).sum())
+    more = f"; {n_unusable} pixels without a usable variance got that of blank sky" if n_unusable else ""
+    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel, the sky's {ratio:.2f} of it{more}"
+    values = {"sigma": sigma, "measured_over_given": ratio, "n_unusable": n_unusable, "sigma_origin": "variance plane"}
+    return np.where(usable, plane, sigma**2), sigma, Step("noise", text, values)
+
+
+def _gain(image: Image, rms: np.ndarray, bad: np.ndarray) -> tuple[float | None, str]:
+    """Return electrons per unit and where that number comes from: "given", "sky" or "unknown"."""
+    if image.gain is not None and np.isfinite(image.gain) and image.gain > 0:
+        return float(image.gain), "given"
+    sigma = pixel_sigma(np.where(bad, 0.0, image.data), bad)
+    level = image.background_level
+    # A calibrated sky near zero says nothing of photons; a pedestal makes this gain an upper limit.
+    if np.isfinite(sigma) and sigma > 0 and level > 10 * sigma:
+        return level / sigma**2, "sky"
+    return None, "unknown"
+
+
+def _background_sigma(image: Image, bad: np.ndarray, rms: np.ndarray, gain: float | None) -> tuple[float, str]:
+    """Return the background noise of a pixel and which measurement it is."""
+    data = np.where(bad, 0.0, image.data.astype(np.float64))
+    measured = float(np.median(rms[~bad])) if (~bad).any() else float(np.median(rms))
+    white = pixel_sigma(data, bad | source_pixels(data, rms, bad, 3.5))
+    if not np.isfinite(white):
+        white = pixel_sigma(data, bad)
+    if gain is not None and image.background_level > 0 and np.isfinite(white):
+        photon = image.background_level / gain + ((image.read_noise or 0.0) / gain) ** 2
+        predicted = float(np.sqrt(photon))
+        if 0.8 < white / predicted < 1.25 and white < measured:
+            return white, "pixel to pixel, as gain and sky predict"
+    return measured, "clipped histogram of the sky"
+
+
+def source_pixels(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: float) -> np.ndarray:
+    """Return pixels of sources: 2.5 sigma after smoothing to the PSF, three or more together, grown by a FWHM."""
+    from scipy.ndimage import gaussian_filter, label
+
+    width = fwhm / 2.3548
+    weight = gaussian_filter((~bad).astype(float), width, mode="nearest")
+    smooth = gaussian_filter(np.where(bad, 0.0, signal), width, mode="nearest") / np.maximum(weight, 0.1)
+    noise = np.median(rms) / (2 * np.sqrt(np.pi) * width)
+    # Correlated pixels keep more noise than that through the smoothing: ask the smoothed image itself as well.
+    noise = max(noise, lower_sigma(smooth[~bad], float(np.median(smooth[~bad]))))
+    above = (smooth > 2.5 * noise) & ~bad
+    parts, n = label(above)
+    if n == 0:
+        return above
+    area = np.bincount(parts.ravel())
+    peak = np.zeros(n + 1)
+    np.maximum.at(peak, parts.ravel(), smooth.ravel())
+    real = (area >= 3) & (peak > 4.0 * noise)
+    real[0] = False
+    core = real[parts]
+    grown = dilate(core, max(2, round(fwhm)))
+    # Wings of brighter objects reach further; in a crowd they cannot all be masked.
+    for brightness, reach in _WINGS:
+        bright = (peak > brightness * noise) & real
+        wider = grown | dilate(bright[parts], round(reach * fwhm)) if bright.any() else grown
+        if (wider | bad).mean() > 0.5:
+            break
+        grown = wider
+    return grown if (grown | bad).mean() < 0.85 else core
+
+
+def sky_sigma(signal: np.ndarray, out: np.ndarray) -> tuple[float, float, int]:
+    """Return level, sigma and count of the sky pixels of a background-subtracted image."""
+    values = signal[~out] if not out.all() else signal[np.isfinite(signal)]
+    return clipped_statistics(values.astype(np.float64))
