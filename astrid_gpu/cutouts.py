@@ -35,7 +35,8 @@ def cutouts(
     Returns
     -------
     Cutouts
-        `images` (m, 3, size, size): science, reference, difference, unnormalised, in the science image's unit;
+        `images` (m, 3, size, size): science, reference, difference, unnormalised, in the science image's unit (the
+        reference times `diff.metrics["flux_ratio"]` where that is known);
         `score_corr` (m, size, size), NaN if `diff` has none; `mask` (m, size, size) uint8. NumPy arrays, float32 if
         the images are. Beyond the frame NaN with the NO_DATA bit.
 
@@ -70,6 +71,7 @@ def cutouts(
     images = np.empty((len(candidates), 3, int(size), int(size)), dtype)
     for channel, (name, plane) in enumerate(planes.items()):
         images[:, channel] = _cut(b, plane, name, frame, where, int(size), dtype)
+    images[:, 1] *= diff.metrics.get("flux_ratio", 1.0)
     if diff.score_corr is None:
         score = np.full((len(candidates), int(size), int(size)), np.nan, dtype)
     else:

@@ -13,7 +13,7 @@ from astrid_gpu.errors import AstridGpuError
 __all__ = ["examine"]
 
 _EXTRAS = {
-    "numpy": "", "scipy": "", "numba": "cpu", "astropy": "fits", "reproject": "fits", "astroalign": "fits",
+    "numpy": "", "scipy": "", "numba": "cpu", "astropy": "fits", "reproject": "fits",
     "sep": "fits", "photutils": "fits", "h5py": "fits", "matplotlib": "report",
 }  # fmt: skip
 

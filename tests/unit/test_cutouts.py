@@ -107,3 +107,12 @@ def test_candidates_of_another_difference_are_refused(rng):
     broken["x"][0] = np.nan
     with pytest.raises(InputError, match="no finite position"):
         ag.cutouts(diffs[0], replace(single, data=broken), 7, backend="numpy")
+
+
+def test_the_reference_comes_in_science_units(rng):
+    diff = make(rng)
+    cands = ag.detect(diff, 8.0, backend="numpy")
+    plain = ag.cutouts(diff, cands, 9)
+    scaled = ag.cutouts(replace(diff, metrics={"flux_ratio": 1.7}), cands, 9)
+    np.testing.assert_allclose(scaled.images[:, 1], 1.7 * plain.images[:, 1])
+    np.testing.assert_array_equal(scaled.images[:, [0, 2]], plain.images[:, [0, 2]])
