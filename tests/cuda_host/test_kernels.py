@@ -58,10 +58,9 @@ def test_results_do_not_depend_on_the_schedule(name, real):
             np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("name", CASES)
-def test_no_undefined_behaviour(name, real):
-    args = CASES[name](np.random.default_rng(6), real)
+def test_no_undefined_behaviour(name):
+    args = CASES[name](np.random.default_rng(6), np.float32)
     plain, trapped = emu.backend().ops[name](*args), emu.backend(1, host.UBSAN).ops[name](*args)
     for a, b in zip(leaves(name, plain), leaves(name, trapped), strict=True):
         np.testing.assert_array_equal(a, b)
