@@ -15,7 +15,7 @@ from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends import get_backend
 from astrid_gpu.calibrate import noise_variance, residual_background, saturation_mask, subtract_background
 from astrid_gpu.config import SubtractConfig
-from astrid_gpu.errors import InputError
+from astrid_gpu.errors import FitsError, InputError, PsfError
 from astrid_gpu.flags import PixelFlag
 from astrid_gpu.image import PSF, Image
 from astrid_gpu.io import read_psf
@@ -52,6 +52,26 @@ class Given:
     sigma_reference: float | None = None
     flux_ratio: float | None = None
     astrometric_error: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sigma_science", "sigma_reference", "flux_ratio"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            number = np.asarray(value)
+            if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number > 0):
+                msg = f"{name} must be one positive number, or None to have it estimated; got {value!r}"
+                raise InputError(msg)
+            object.__setattr__(self, name, float(number))
+        if self.astrometric_error is not None:
+            error = np.asarray(self.astrometric_error)
+            if error.shape != (2,) or error.dtype.kind not in "iuf" or not np.all(np.isfinite(error) & (error >= 0)):
+                msg = (
+                    "astrometric_error must be two numbers (y, x) in pixels, none negative, or None to have it "
+                    f"estimated; got {self.astrometric_error!r}"
+                )
+                raise InputError(msg)
+            object.__setattr__(self, "astrometric_error", (float(error[0]), float(error[1])))
 
 
 @dataclass
@@ -123,6 +143,7 @@ class PairPreparer:
     def prepare(self, science: Image) -> Pair:
         """Run every stage on one science image; the reference comes to its grid."""
         profile: dict[str, float] = {}
+        given = _read_given(self.given, science.shape)
         with timed(profile, "background and noise"):
             if self._reference is None:
                 self._reference = _own_stages(self.reference, self.config, self.given.sigma_reference, "reference")
@@ -137,7 +158,7 @@ class PairPreparer:
                 find_stars(image, background_rms=sigma)
                 for image, sigma in ((sci.image, sci.sigma), (aligned.image, sigma_r))
             ]
-            psfs, psf_steps = _psfs(sci.image, aligned.image, stars, self.given, self.config)
+            psfs, psf_steps = _psfs(sci.image, aligned.image, stars, given, self.config)
         with timed(profile, "flux ratio and registration"):
             sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, stars)
         steps += [*psf_steps, *matched.steps]
@@ -242,6 +263,13 @@ def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role:
     mask[~np.isfinite(image.data)] |= 1
     image = image.with_(mask=mask)
     steps = [Step(step.stage, f"{role}: {step.text}", step.values)]
+    if image.variance is not None:
+        void = ~(np.isfinite(image.variance) & (image.variance > 0)) & (mask == 0)
+        n_void = int(void.sum())
+        if 0 < n_void < int((mask == 0).sum()):  # a plane without one usable value is an error, told below
+            mask[void] |= 1
+            text = f"{role}: {n_void} pixels without a positive, finite variance masked"
+            steps.append(Step("noise", text, {"n_masked": n_void}))
     notes = image.meta.get("notes", ())
     steps += [Step("reading", f"{role}: {note}", {}) for note in notes]
     if config.background:
@@ -286,10 +314,10 @@ def _psfs(
     images = {"science": science, "reference": reference}
     fixed: dict[str, PSF] = {}
     for role, spec in asked.items():
-        spec = images[role].psf if spec is None else spec
         if spec is not None:
-            centre = (images[role].shape[0] - 1) / 2, (images[role].shape[1] - 1) / 2
-            fixed[role] = read_psf(spec, y=centre[0], x=centre[1])
+            fixed[role] = spec
+        elif images[role].psf is not None:
+            fixed[role] = _read_psf(images[role].psf, f"the PSF of the {role} image", images[role].shape)
     measured: dict[str, PSF] = {}
     size = config.psf_size or _stamp_side(stars)
     if not fixed:
@@ -306,6 +334,25 @@ def _psfs(
         text = f"{role}: PSF {how}, FWHM {psf.fwhm:.2f} px"
         steps.append(Step("psf", text, {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual}))
     return (both["science"], both["reference"]), steps
+
+
+def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF:
+    """Read a PSF, in the middle of the frame if it varies; errors say whose it is."""
+    try:
+        return read_psf(spec, shape=shape)
+    except (FitsError, PsfError) as exc:
+        msg = f"{name}: {exc}"
+        raise type(exc)(msg) from exc
+
+
+def _read_given(given: Given, shape: tuple[int, int]) -> Given:
+    """Read the PSFs that were given with the call, before any work is done."""
+    read = {
+        name: _read_psf(spec, name, shape)
+        for name in ("psf_science", "psf_reference")
+        if (spec := getattr(given, name)) is not None
+    }
+    return replace(given, **read)
 
 
 def _stamp_side(stars: list[np.ndarray]) -> int:

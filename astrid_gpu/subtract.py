@@ -172,12 +172,14 @@ def _stream(
         first = next((p for p in waiting if isinstance(p, Pair)), None)
         size = batch if isinstance(batch, int) else _auto_batch(first, settings)
         if len(waiting) >= size:
-            yield from _flush(waiting, settings)
+            yield from _flush(waiting, settings, on_error)
             waiting = []
-    yield from _flush(waiting, settings)
+    yield from _flush(waiting, settings, on_error)
 
 
-def _flush(waiting: list[Pair | AstridGpuError], settings: SubtractConfig) -> Iterator[Difference | AstridGpuError]:
+def _flush(
+    waiting: list[Pair | AstridGpuError], settings: SubtractConfig, on_error: str
+) -> Iterator[Difference | AstridGpuError]:
     """Difference what waits, images of one shape together, and yield in order."""
     results: dict[int, Difference | AstridGpuError] = {
         i: item for i, item in enumerate(waiting) if not isinstance(item, Pair)
@@ -186,9 +188,20 @@ def _flush(waiting: list[Pair | AstridGpuError], settings: SubtractConfig) -> It
     for shape in sorted(shapes):
         chosen = [i for i, p in enumerate(waiting) if isinstance(p, Pair) and p.science.shape == shape]
         pairs = [p for p in waiting if isinstance(p, Pair) and p.science.shape == shape]
-        results.update(zip(chosen, _difference(pairs, settings), strict=True))
+        differences = _difference if on_error == "raise" else _difference_or_error
+        results.update(zip(chosen, differences(pairs, settings), strict=True))
     for i in range(len(waiting)):
         yield results[i]
+
+
+def _difference_or_error(pairs: list[Pair], settings: SubtractConfig) -> list[Difference | AstridGpuError]:
+    """Difference pairs together or, where that fails, one by one, with the error in the place of what failed."""
+    try:
+        return list(_difference(pairs, settings))
+    except AstridGpuError as exc:
+        if len(pairs) == 1:
+            return [exc]
+        return [_difference_or_error([pair], settings)[0] for pair in pairs]
 
 
 def _auto_batch(pair: Pair | None, settings: SubtractConfig) -> int:
@@ -213,7 +226,7 @@ def _load(image: Any, role: str, mask: Any, variance: Any) -> Image:
     if library_of(image) == "cupy":
         msg = f"{role} is on a GPU, but subtract() estimates on the host; call .get() on it, or use zogy() there"
         raise TypeError(msg)
-    loaded = as_image(image)
+    loaded = as_image(image, name=role)
     if loaded.name == "image":
         loaded = loaded.with_(name=role)
     if mask is not None:
@@ -276,7 +289,7 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
 
 def _stack_psfs(stamps: list[np.ndarray]) -> np.ndarray:
     """Return odd stamps of different sides as one stack, zero-padded about their middle; one if all are the same."""
-    if all(stamp is stamps[0] for stamp in stamps):
+    if all(np.array_equal(stamp, stamps[0]) for stamp in stamps):
         return stamps[0][None]
     side = np.max([stamp.shape for stamp in stamps], axis=0)
     out = np.zeros((len(stamps), *side))
