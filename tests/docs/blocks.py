@@ -9,8 +9,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/concepts.md", "docs/how-to.md", "docs/comparison.md")
 
-_FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
-_NOT_RUN = re.compile(r"#\s*not run by the tests: (\S.*)")
+# A comment on the line above a block says why it is not run; readers of the rendered page do not see it.
+_FENCE = re.compile(
+    r"^(?:<!-- not run by the tests: (\S[^\n]*) -->\n)?```(\w*)[^\n]*\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL
+)
 
 
 class Block(NamedTuple):
@@ -27,7 +29,6 @@ def blocks(page: str) -> list[Block]:
     text = (ROOT / page).read_text(encoding="utf-8")
     found = []
     for match in _FENCE.finditer(text):
-        reason = _NOT_RUN.search(match.group(2))
-        line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(match.group(1), match.group(2), line, reason.group(1) if reason else ""))
+        reason, language, body = match.groups()
+        found.append(Block(language, body, text.count("\n", 0, match.start(2)) + 1, reason or ""))
     return found
