@@ -97,7 +97,7 @@ def _background_sigma(image: Image, bad: np.ndarray, rms: np.ndarray, gain: floa
     """Return the background noise of a pixel and which measurement it is."""
     data = np.where(bad, 0.0, image.data.astype(np.float64))
     measured = float(np.median(rms[~bad])) if (~bad).any() else float(np.median(rms))
-    white = pixel_sigma(data, bad | source_pixels(data, rms, bad, 3.5))
+    white = pixel_sigma(data, bad | dilate(data > 3.0 * rms, 1))
     if not np.isfinite(white):
         white = pixel_sigma(data, bad)
     if gain is not None and image.background_level > 0 and np.isfinite(white):

@@ -25,6 +25,7 @@ __all__ = [
 
 _SMALLEST_MESH = 3  # boxes along the shorter side; fewer, and one level serves the whole image
 _SMALLEST_BOX = 32
+_SPARSE = 0.15  # part of the pixels
 
 
 def subtract_background(
@@ -74,6 +75,8 @@ def subtract_background(
     for _ in range(2 if sources is None else 0):
         covered = source_pixels(data - background.level, background.rms, bad, fwhm)
         background = _measure(data, bad | covered, side, filter_size, backend)
+        if covered.mean() < _SPARSE:  # the first pass was hardly disturbed: a third would change nothing
+            break
     level = background.level.astype(image.data.dtype if image.data.dtype.kind == "f" else np.float64)
     taken = float(np.median(background.level))
     subtracted = image.with_(data=image.data - level, background_level=image.background_level + taken)
