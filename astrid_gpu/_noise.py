@@ -113,11 +113,14 @@ def source_pixels(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: fl
     from scipy.ndimage import gaussian_filter, label
 
     width = fwhm / 2.3548
-    weight = gaussian_filter((~bad).astype(float), width, mode="nearest")
-    smooth = gaussian_filter(np.where(bad, 0.0, signal), width, mode="nearest") / np.maximum(weight, 0.1)
-    noise = np.median(rms) / (2 * np.sqrt(np.pi) * width)
+    smooth = gaussian_filter(np.where(bad, 0.0, signal).astype(np.float32), width, mode="nearest")
+    if bad.any():
+        weight = gaussian_filter((~bad).astype(np.float32), width, mode="nearest")
+        smooth /= np.maximum(weight, np.float32(0.1))
+    noise = _median(rms, bad) / (2 * np.sqrt(np.pi) * width)
     # Correlated pixels keep more noise than that through the smoothing: ask the smoothed image itself as well.
-    noise = max(noise, lower_sigma(smooth[~bad], float(np.median(smooth[~bad]))))
+    sample = _sample(smooth, bad)
+    noise = max(noise, lower_sigma(sample, float(np.median(sample))))
     above = (smooth > 2.5 * noise) & ~bad
     parts, n = label(above)
     if n == 0:
@@ -143,3 +146,15 @@ def sky_sigma(signal: np.ndarray, out: np.ndarray) -> tuple[float, float, int]:
     """Return level, sigma and count of the sky pixels of a background-subtracted image."""
     values = signal[~out] if not out.all() else signal[np.isfinite(signal)]
     return clipped_statistics(values.astype(np.float64))
+
+
+def _sample(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
+    """Return the good pixels, of large images a regular part: a median of 10^5 values is good to 0.4 % of sigma."""
+    step = max(1, int(np.sqrt(values.size / 250_000)))
+    part, lost = values[::step, ::step], bad[::step, ::step]
+    found = part[~lost]
+    return found if found.size else values[~bad] if not bad.all() else values.ravel()
+
+
+def _median(values: np.ndarray, bad: np.ndarray) -> float:
+    return float(np.median(_sample(np.broadcast_to(values, bad.shape), bad)))
