@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.io import atomic_path
-from astrid_gpu.simulate.compare import Comparison
+from astrid_gpu.simulate.compare import FLAWED, Comparison
 
 __all__ = ["overview_figure"]
 
@@ -65,9 +65,12 @@ def _pulls(axes: Any, comparisons: Sequence[Comparison]) -> None:
     pull = (found["flux"] - truth["flux"]) / found["flux_error"]
     axes.axhspan(-1, 1, color=_GREY, alpha=0.15, lw=0)
     axes.axhline(0, color=_GREY, lw=0.8)
+    snr, flawed = np.abs(truth["snr"]), (found["flags"] & FLAWED) != 0
     for sign, colour, label in ((1, _BLUE, "brighter"), (-1, _RED, "fainter")):
-        chosen = truth["polarity"] == sign
-        axes.plot(np.abs(truth["snr"])[chosen], pull[chosen], ".", color=colour, label=label)
+        chosen = (truth["polarity"] == sign) & ~flawed
+        axes.plot(snr[chosen], pull[chosen], ".", color=colour, label=label)
+    if flawed.any():
+        axes.plot(snr[flawed], pull[flawed], "o", mfc="none", mec=_GREY, ms=4, label="beside bad pixels or the edge")
     reach = max(4.0, float(np.abs(pull).max()) * 1.1) if len(pull) else 4.0
     axes.set(xscale="log", xlabel="expected S/N", ylabel="(flux - true flux) / error", ylim=(-reach, reach))
     axes.set_xticks([2, 5, 10, 20, 50, 100], ["2", "5", "10", "20", "50", "100"])

@@ -114,6 +114,8 @@ class DemoResult:
             )
         if position["median_px"] is not None:
             lines.append(f"position         {position['median_px']:.3f} px, median of {position['n']} at S/N >= 20")
+        if self.summary["flawed"]:
+            lines.append(f"left out of it   {self.summary['flawed']} at S/N >= 10 that touch bad pixels or the edge")
         if self.summary["masked"]:
             lines.append(f"not counted      {self.summary['masked']} sources on bad or saturated pixels")
         return lines

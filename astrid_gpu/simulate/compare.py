@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu.flags import INVALID, PixelFlag
 from astrid_gpu.results import Candidates, Difference
 
 __all__ = ["SNR_BINS", "Comparison", "compare", "forced_flux", "noise_peaks", "summarise"]
+
+FLAWED = int(INVALID | PixelFlag.NEAR_BAD | PixelFlag.EDGE)
+"""Flags of candidates that touch bad pixels or the edge: found, but their fluxes and positions are not counted."""
 
 SNR_BINS = (4.0, 5.0, 7.0, 10.0, 20.0, np.inf)
 """Edges of the bins of expected S/N in which completeness is counted."""
@@ -167,10 +171,11 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
     -------
     dict
         completeness: for each bin of `SNR_BINS` its edges, number, recovered and the number that Gaussian noise
-        leads one to expect; false: count, unflagged count, per million pixels, and the number that Gaussian noise
-        leads one to expect; flux: median ratio at S/N >= 20,
-        median and robust width of (flux - truth) / flux_error at S/N >= 10; position: median distance in pixels at
-        S/N >= 20. Medians are None without sources.
+        leads one to expect. false: count, unflagged count, both per million pixels, and the number that Gaussian
+        noise leads one to expect. flux: median ratio at S/N >= 20, median and robust width of (flux - truth) /
+        flux_error at S/N >= 10. position: median distance in pixels at S/N >= 20. Both leave out the sources that
+        touch bad pixels or the edge; flawed is their number at S/N >= 10. masked: sources on unusable pixels.
+        Medians are None without sources.
     """
     from scipy.special import ndtr
 
@@ -201,11 +206,12 @@ def summarise(comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def _accuracy(comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """Flux ratio, flux pulls and position errors of the recovered sources."""
+    """Flux ratio, flux pulls and position errors of the recovered sources on whole pixels."""
     truth = np.concatenate([c.truth[c.found] for c in comparisons])
     found = np.concatenate([c.candidates[c.match[c.found]] for c in comparisons])
     snr = np.abs(truth["snr"])
-    good, bright = snr >= 10, snr >= 20
+    whole = (found["flags"] & FLAWED) == 0
+    good, bright = whole & (snr >= 10), whole & (snr >= 20)
     pull = ((found["flux"] - truth["flux"]) / found["flux_error"])[good]
     distance = np.hypot(found["x"] - truth["x"], found["y"] - truth["y"])[bright]
     ratio = (found["flux"] / truth["flux"])[bright]
@@ -218,5 +224,6 @@ def _accuracy(comparisons: Sequence[Comparison]) -> dict[str, Any]:
             "pull_median": float(middle) if len(pull) else None,
             "pull_width": float(high - low) / 2 if len(pull) else None,
         },
+        "flawed": int(np.sum(~whole & (snr >= 10))),
         "position": {"n": int(bright.sum()), "median_px": float(np.median(distance)) if len(distance) else None},
     }

@@ -70,6 +70,17 @@ def test_summary_counts():
     assert summarise([compare(*made([]), truths())])["flux"]["pull_width"] is None
 
 
+def test_flawed_sources_are_found_but_not_measured():
+    from astrid_gpu.flags import CandidateFlag
+
+    diff, candidates = made([(20.0, 30.0, 1), (60.0, 60.0, 1)])
+    candidates.data["flags"] = [int(CandidateFlag.NEAR_BAD), int(CandidateFlag.EXTENDED)]
+    summary = summarise([compare(diff, candidates, truths((20, 30, 25.0), (60, 60, 25.0)))])
+    assert summary["completeness"][-1]["recovered"] == 2
+    assert summary["flawed"] == 1
+    assert summary["flux"]["n_bright"] == summary["position"]["n"] == 1
+
+
 def test_forced_flux_between_pixels_and_at_the_edge():
     """A matched-filtered star, Gaussian of sigma 1.6 px, peaks between pixels: within 1 % of its height."""
     y, x = np.mgrid[:60, :60]
