@@ -101,9 +101,7 @@ def _refine(maps: Maps, peaks: np.ndarray, sign: np.ndarray) -> Refined:
     return place
 
 
-def _photometry(
-    maps: Maps, peaks: np.ndarray, sign: np.ndarray, place: Refined
-) -> tuple[np.ndarray, np.ndarray]:
+def _photometry(maps: Maps, peaks: np.ndarray, sign: np.ndarray, place: Refined) -> tuple[np.ndarray, np.ndarray]:
     """Return the PSF flux at the summit and its error at the peak pixel; NaN where a map is missing."""
     none = np.full(len(peaks), np.nan)
     flux = none if maps.flux is None else sign * place.value

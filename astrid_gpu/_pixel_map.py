@@ -117,6 +117,6 @@ def grid_map(pixel_map: PixelMap, shape: tuple[int, int], *, step: int = 32) -> 
         step //= 2
     y_map, x_map = np.empty(shape), np.empty(shape)
     for low in range(0, ny, _ROWS):
-        rows = slice(low, min(low + _ROWS, ny))
-        y_map[rows], x_map[rows] = pixel_map(*np.meshgrid(np.arange(ny)[rows], np.arange(nx), indexing="ij"))
+        band = slice(low, min(low + _ROWS, ny))
+        y_map[band], x_map[band] = pixel_map(*np.meshgrid(np.arange(ny)[band], np.arange(nx), indexing="ij"))
     return y_map, x_map

@@ -347,7 +347,7 @@ def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF:
 
 def _read_given(given: Given, shape: tuple[int, int]) -> Given:
     """Read the PSFs that were given with the call, before any work is done."""
-    read = {
+    read: dict[str, Any] = {
         name: _read_psf(spec, name, shape)
         for name in ("psf_science", "psf_reference")
         if (spec := getattr(given, name)) is not None

@@ -160,9 +160,9 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
     from scipy import ndimage
 
     coefficients = ndimage.spline_filter(np.pad(np.asarray(stamp, float), 8), 5, mode="mirror")
-    slopes = tuple(np.full(y.shape, value) for value in jacobian.ravel())
+    a, b, c, d = (np.full(y.shape, value) for value in jacobian.ravel())
     splits = _splits(np.array([abs(np.linalg.det(jacobian))]))
-    out = _read(coefficients, (y + 8, x + 8), slopes, 5, splits)
+    out = _read(coefficients, (y + 8, x + 8), (a, b, c, d), 5, splits)
     return out / out.sum()
 
 
@@ -201,7 +201,7 @@ def _outside_weight(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], degree
     """Absolute kernel weight that falls beyond the frame, for positions within it."""
     _, tail = cardinal(degree)
     ny, nx = shape
-    return sum(lookup(tail, edge) for edge in (y + 1, ny - y, x + 1, nx - x))
+    return np.sum([lookup(tail, edge) for edge in (y + 1, ny - y, x + 1, nx - x)], axis=0)
 
 
 def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, degree: int) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class SubtractConfig:
     renormalise : {"global", "none"}
         Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
         where the noise model does not hold, as after resampling. The raw width is reported either way.
-    backend : str
+    backend : str or Backend
         See `get_backend`.
     dtype : {"float32", "float64"} or None
         Type to compute in; None follows the backend.
@@ -56,7 +56,7 @@ class SubtractConfig:
     psf_size: int | None = None
     registration: str = "shift"
     renormalise: str = "global"
-    backend: str = "auto"
+    backend: Any = "auto"
     dtype: str | None = None
 
     def __post_init__(self) -> None:
@@ -112,7 +112,8 @@ def from_mapping(kind: type[_C], values: dict[str, Any], *, where: str = "") -> 
 
 def to_mapping(config: Any) -> dict[str, Any]:
     """Return the fields of a configuration that are not None, ready for TOML or JSON."""
-    return {key: value for key, value in asdict(config).items() if value is not None}
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    return {k: getattr(v, "name", v) for k, v in values.items() if v is not None}
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

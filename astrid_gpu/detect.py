@@ -112,9 +112,7 @@ def detect(
     _check(threshold, polarity, extractor, min_separation, max_candidates)
     maps, invalid = _maps(diff, backend)
     separation = _separations(maps, min_separation)
-    every = find_peaks(
-        maps.score, min(DIPOLE_FLOOR, threshold), mask=invalid, polarity="both", backend=maps.backend
-    )
+    every = find_peaks(maps.score, min(DIPOLE_FLOOR, threshold), mask=invalid, polarity="both", backend=maps.backend)
     if extractor == "peaks":
         found = every[np.abs(every["value"]) > threshold]
     else:

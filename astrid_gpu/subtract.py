@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -144,8 +145,13 @@ def subtract_stack(
     ------
     ConfigError
         `batch` or `on_error` is impossible.
+    InputError
+        `images` is a single image.
     """
-    if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+    if isinstance(images, (str, Path, Image)) or getattr(getattr(images, "data", None), "ndim", 0) == 2:
+        msg = f"images must be several: a list, an array (n, ny, nx), a generator; got one {type(images).__name__}"
+        raise InputError(msg)
+    if batch != "auto" and (isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1):
         msg = f"batch must be 'auto' or a number of images, at least 1; got {batch!r}"
         raise ConfigError(msg)
     if on_error not in ("raise", "return"):
@@ -170,7 +176,7 @@ def _stream(
                 raise
             waiting.append(exc)
         first = next((p for p in waiting if isinstance(p, Pair)), None)
-        size = batch if isinstance(batch, int) else _auto_batch(first, settings)
+        size = _auto_batch(first, settings) if isinstance(batch, str) else batch
         if len(waiting) >= size:
             yield from _flush(waiting, settings, on_error)
             waiting = []
@@ -215,9 +221,6 @@ def _auto_batch(pair: Pair | None, settings: SubtractConfig) -> int:
 def _settings(config: SubtractConfig | None, options: dict[str, Any]) -> SubtractConfig:
     """Return the configuration with the keyword options on top."""
     base = {} if config is None else {k: getattr(config, k) for k in SubtractConfig.__dataclass_fields__}
-    name = options.get("backend")
-    if name is not None and not isinstance(name, str):
-        options = options | {"backend": name.name}
     return from_mapping(SubtractConfig, base | options, where="subtract()")
 
 
@@ -308,7 +311,8 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     psf = result.psf
     if psf is not None and psf.ndim == 3:
         psf = psf[i if len(psf) > 1 else 0]
-    scale = float(np.broadcast_to(result.flux_scale, (i + 1,))[i]) if np.ndim(result.flux_scale) else result.flux_scale
+    scales = np.ravel(result.flux_scale)
+    scale = float(scales[i if len(scales) > 1 else 0])
     steps = [*pair.steps, *_calibrate_width(maps, settings, pair.metrics)]
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     pair.metrics["profile"]["subtraction"] = seconds

@@ -33,7 +33,7 @@ def data_dir() -> Path:
     return path
 
 
-@pytest.fixture(params=["numpy", "numba", "emu", "cupy"])
+@pytest.fixture(params=["numpy", "numba", "emu", pytest.param("cupy", marks=pytest.mark.gpu)])
 def backend(request: pytest.FixtureRequest) -> Iterator[object]:
     """Every backend that can run here: the reference, the CPU twin, CUDA on the CPU, and CUDA on a device."""
     import astrid_gpu as ag
@@ -41,7 +41,7 @@ def backend(request: pytest.FixtureRequest) -> Iterator[object]:
     name = request.param
     if name == "emu":
         emulator = pytest.importorskip("tests.cuda_host.emu", reason="the CUDA emulator needs a C++ compiler")
-        yield emulator.backend()
+        yield emulator.backend(on_device=True)  # refuses what a device refuses
         return
     status = ag.backends.backend_status()[name]
     if not status.available:

@@ -67,7 +67,7 @@ def _load() -> Backend:
     except Exception as exc:
         msg = f"Numba is installed but does not import ({exc}); {_INSTALL}"
         raise BackendUnavailableError(msg) from exc
-    numba.set_num_threads(min(cpu_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(cpu_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     return NumbaBackend()
 
 

@@ -9,14 +9,17 @@ import numpy as np
 from astrid_gpu.backends import Backend
 from astrid_gpu.flags import INVALID, PixelFlag
 from astrid_gpu.ops import fill as reference_fill
+from astrid_gpu.ops.fourier import transfer_function
 from astrid_gpu.ops.mask import border, dilate
 
 __all__ = ["FILL_UNCERTAINTY", "Frames", "combine_masks", "fill_frames", "reach_flags"]
 
-FILL_UNCERTAINTY = 2.0
-"""Error of a filled pixel as a fraction of the fill itself: beside a saturated core, or a star cut by the edge of the
-frame, what is missing may well be twice as bright as its rim suggests; on blank sky it is nothing. The errors of
-neighbouring filled pixels have one cause and add up coherently: |k| * error, squared, goes into V(S)."""
+FILL_UNCERTAINTY = 3.0
+"""Error of a filled pixel as a fraction of the fill, where all of the pixel's surroundings are missing: in a saturated
+core, or a star cut by the edge of the frame, what is missing may well be thrice as bright as its rim suggests. It falls
+with the part of the window that is missing: a lone bad pixel is known from its neighbours to a few tens of per cent; on
+blank sky the fill is nothing and so is its error. The errors of neighbouring filled pixels have one cause and add up
+coherently: |k| * error, squared, goes into V(S)."""
 
 
 class Frames(NamedTuple):
@@ -89,14 +92,28 @@ def fill_frames(
     bad[:, :ny, :nx] = invalid
     fill = backend.ops.get("fill_masked")
     filled = fill(frame, bad, profiles) if fill else reference_fill.fill_masked(frame, bad, profiles, xp=xp)
-    error = FILL_UNCERTAINTY * abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
+    error = abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
+    doubtful = bool(error.any())
+    if doubtful:
+        error = error * (FILL_UNCERTAINTY * _missing_part(backend, bad, profiles)).astype(error.dtype)
     planes = max(invalid.shape[0], getattr(variance, "shape", (1,))[0], len(unit))
     spread = xp.zeros((planes, *padded), dtype=images.dtype)
     if isinstance(variance, float):
         spread[:, :ny, :nx] = xp.where(invalid, 0, 1) * (variance * scale**2)
     else:  # in double: variances of 1e-36 leave float32 before they are in units of the noise
         spread[:, :ny, :nx] = xp.where(invalid, xp.zeros((), variance.dtype), variance) * scale**2
-    return Frames(filled, spread, error if bool(error.any()) else None)
+    return Frames(filled, spread, error if doubtful else None)
+
+
+def _missing_part(backend: Backend, bad: Any, profiles: np.ndarray) -> Any:
+    """Return the part of each pixel's window, weighted as in the fill, that is bad: (1 or m, py, px) in [0, 1]."""
+    line = np.concatenate([profiles[:, :0:-1], profiles], axis=1)
+    window = line[:, :, None] * line[:, None, :]
+    window /= window.sum(axis=(1, 2), keepdims=True)
+    shape = tuple(bad.shape[1:])
+    spectrum = transfer_function(backend.asarray(window), shape, backend.rfft2, xp=backend.xp)
+    part = backend.irfft2(backend.rfft2(bad.astype(np.float64)) * spectrum, shape)
+    return backend.xp.clip(part, 0, 1)
 
 
 def reach_flags(backend: Backend, flags: Any, radius: int) -> Any:

@@ -76,14 +76,14 @@ class Problem:
         """Windows that fill holes, (1 or n, radius + 1), each as wide as its PSF."""
         return fill_profiles([max(fwhm_of(stamp) / 2.3548, 0.7) for stamp in stamps], self.padded)
 
-    def reach(self) -> int:
-        """Distance in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within it."""
-        stamp = self.difference_psf()[0][0] ** 2
-        cy, cx = stamp.shape[0] // 2, stamp.shape[1] // 2
-        distance = np.hypot(*np.ogrid[-cy : stamp.shape[0] - cy, -cx : stamp.shape[1] - cx])
-        order = np.argsort(distance, axis=None)
-        energy = np.cumsum(stamp.ravel()[order]) / stamp.sum()
-        return int(np.ceil(distance.ravel()[order][np.searchsorted(energy, 1 - 1e-4)]))
+    def reach(self) -> list[int]:
+        """Distance (1 or n) in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within."""
+        stamps = self.difference_psf()[0] ** 2
+        cy, cx = stamps.shape[1] // 2, stamps.shape[2] // 2
+        distance = np.hypot(*np.ogrid[-cy : stamps.shape[1] - cy, -cx : stamps.shape[2] - cx]).ravel()
+        order = np.argsort(distance)
+        energy = np.cumsum(stamps.reshape(len(stamps), -1)[:, order], axis=1)
+        return [int(np.ceil(distance[order][np.searchsorted(e, (1 - 1e-4) * e[-1])])) for e in energy]
 
 
 def check(given: dict[str, Any]) -> Problem:

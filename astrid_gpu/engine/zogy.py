@@ -162,7 +162,11 @@ def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
     dead = xp.broadcast_to(invalid, (problem.n, ny, nx))
     for name, values in maps.items():
         maps[name] = xp.where(dead, values.dtype.type(np.nan), values).astype(problem.dtype, copy=False)
-    flags = xp.broadcast_to(reach_flags(b, flags, problem.reach()), (problem.n, ny, nx))
+    radii = problem.reach()
+    if len(set(radii)) > 1:  # each image by its own PSFs, whichever others are in the stack
+        planes = xp.broadcast_to(flags, (problem.n, ny, nx))
+        return maps, xp.concatenate([reach_flags(b, planes[i : i + 1], radius) for i, radius in enumerate(radii)])
+    flags = xp.broadcast_to(reach_flags(b, flags, radii[0]), (problem.n, ny, nx))
     return maps, xp.ascontiguousarray(flags)
 
 

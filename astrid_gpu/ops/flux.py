@@ -118,9 +118,7 @@ def matched_samples(
             if key == "value":
                 lost = np.maximum(lost, np.einsum("mij,ij->m", holes, np.abs(kernel)))
     dy, dx, var_y, var_x = _offsets(sums)
-    return MatchedSamples(
-        sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"], lost, dy, dx, var_y, var_x
-    )
+    return MatchedSamples(sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"], lost, dy, dx, var_y, var_x)
 
 
 def matched_values(
@@ -301,9 +299,7 @@ def _consensus(x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray) -> 
     return float(slopes[np.argmin(cost.sum(axis=1))])
 
 
-def _start_scatter(
-    x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, slope: float, offset: float
-) -> float:
+def _start_scatter(x: np.ndarray, y: np.ndarray, vx: np.ndarray, vy: np.ndarray, slope: float, offset: float) -> float:
     """Return a first fractional scatter squared, from the median residual in units of its error."""
     plain = vy + slope**2 * vx
     r2 = (y - slope * x - offset) ** 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.oracle import place, zogy_oracle
 
 import astrid_gpu as ag
 from astrid_gpu.engine._frames import combine_masks, fill_frames
@@ -13,6 +12,7 @@ from astrid_gpu.ops import fill as fill_ops
 from astrid_gpu.ops import zogy as zogy_ops
 from astrid_gpu.ops.fourier import padded_shape
 from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
+from tests.oracle import place, zogy_oracle
 
 SHAPES = [(64, 64), (33, 33), (53, 61), (40, 97), (96, 41)]
 # Float32 maps: rounding of six FFTs, relative to the largest value of the map. S_corr: design section 9, absolute.
@@ -91,7 +91,8 @@ def test_reference_equals_the_oracle_to_1e_10(rng, shape, psfs):
     N, R, Vn, Vr, numbers = scene(rng, shape, psf_n, psf_r)
     ast = (0.1, 0.05, 0.02)
     diff = ag.zogy(
-        N[0], R, psf_n, psf_r, **numbers, variance_science=Vn, variance_reference=Vr, astrometric_error=ast[:2], flux_ratio_error=ast[2],
+        N[0], R, psf_n, psf_r, **numbers, variance_science=Vn, variance_reference=Vr,
+        astrometric_error=ast[:2], flux_ratio_error=ast[2],
         outputs=("difference", "score", "score_corr", "flux"), backend="numpy",
     )  # fmt: skip
     want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=ast)
@@ -115,7 +116,8 @@ def test_every_backend_in_float32_equals_the_oracle(rng, backend, shape, psfs):
     to = lambda a: backend.asarray(a.astype(np.float32))  # noqa: E731
     diff = ag.zogy(
         to(N[0]), to(R), psf_n, psf_r, **numbers, variance_science=to(Vn), variance_reference=to(Vr),
-        astrometric_error=(0.1, 0.05), flux_ratio_error=0.02, outputs=("difference", "score", "score_corr", "flux"), backend=backend,
+        astrometric_error=(0.1, 0.05), flux_ratio_error=0.02,
+        outputs=("difference", "score", "score_corr", "flux"), backend=backend,
     )  # fmt: skip
     want, _ = oracle_of(N[0], R, psf_n, psf_r, Vn, Vr, numbers, ast=(0.1, 0.05, 0.02), backend=backend)
     assert np.abs(backend.to_host(diff.score_corr) - want["score_corr"]).max() < FLOAT32_SCORR

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from tests.scenes import gaussian_psf, moffat_psf, noisy_pair
 
 import astrid_gpu as ag
+from tests.scenes import gaussian_psf, moffat_psf, noisy_pair
 
 
 def effective_number(psf_n, psf_r, pixels):

@@ -33,9 +33,7 @@ def find_peaks(
     return image, pixel // nx, pixel % nx, value, tied.astype(bool)
 
 
-def _launch(
-    ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, room: int
-) -> tuple[Any, Any, Any]:
+def _launch(ctx: Context, images: Any, threshold: Any, mask: Any, both: bool, room: int) -> tuple[Any, Any, Any]:
     """Run the kernel until its output fits; return keys, values and ties on the device."""
     n, ny, nx = images.shape
     xp = ctx.xp

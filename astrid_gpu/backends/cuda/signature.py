@@ -138,7 +138,7 @@ def _value_problem(parameter: Parameter, value: Any) -> str:
     return f"is {parameter.ctype}: pass numpy.{wanted.name}, got {got}"
 
 
-def _pointer_problem(parameter: Parameter, value: Any, array: type) -> str:
+def _pointer_problem(parameter: Parameter, value: Any, array: Any) -> str:
     if isinstance(value, np.uintp) and value == 0:
         return ""
     if not isinstance(value, array):
