@@ -150,9 +150,8 @@ class PairPreparer:
             sci = _own_stages(science, self.config, self.given.sigma_science, "science")
         ref = self._reference
         with timed(profile, "alignment"):
-            aligned = align(ref.image, sci.image, method=self.config.align)
-            sigma_r = _scaled_sigma(ref, aligned)
-        steps = [*sci.steps, *ref.steps, *aligned.steps]
+            sci, aligned, sigma_r, moved = _to_one_grid(sci, ref, self.config)
+        steps = [*sci.steps, *ref.steps, *moved]
         with timed(profile, "stars and PSFs"):
             stars = [
                 find_stars(image, background_rms=sigma)
@@ -285,6 +284,19 @@ def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role:
     return _Exposure(image.with_(variance=variance), background, float(sigma or measured), steps)
 
 
+def _to_one_grid(
+    sci: _Exposure, ref: _Exposure, config: SubtractConfig
+) -> tuple[_Exposure, Aligned, float, list[Step]]:
+    """Bring the reference to the science grid, or the reverse; return both, the reference's sigma and the steps."""
+    if config.grid == "science":
+        aligned = align(ref.image, sci.image, method=config.align)
+        return sci, aligned, _scaled_sigma(ref, aligned), aligned.steps
+    moved = align(sci.image, ref.image, method=config.align)
+    here = replace(sci, image=moved.image, sigma=_scaled_sigma(sci, moved))
+    aligned = align(ref.image, moved.image, method="none")
+    return here, replace(aligned, footprint=moved.footprint, scatter=moved.scatter), ref.sigma, moved.steps
+
+
 def _flat_background(image: Image) -> Background:
     """Return a background of zero with the robust width of the image, for images that are sky-subtracted already."""
     good = image.data[~image.bad]
@@ -294,11 +306,11 @@ def _flat_background(image: Image) -> Background:
 
 
 def _scaled_sigma(ref: _Exposure, aligned: Aligned) -> float:
-    """Return the reference's sigma on the new grid: it scales as its variance did, not as resampling smooths."""
+    """Return an image's sigma on the new grid: it scales as its variance did, not as resampling smooths."""
     before, after = ref.image.known_variance, aligned.image.known_variance
     inside = aligned.footprint & np.isfinite(after) & (after > 0)
     if not inside.any():
-        msg = f"{ref.image.name}: no usable pixel of the reference falls on the science image"
+        msg = f"{ref.image.name}: no usable pixel of it falls on the other image"
         raise InputError(msg)
     if before is after:
         return ref.sigma
@@ -429,8 +441,7 @@ def _flags(science: Image, aligned: Aligned) -> np.ndarray:
     ):
         mask = image.mask if image.mask is not None else np.zeros(image.shape, np.uint8)
         lost = (mask & ~np.uint8(_SATURATED) != 0) | (~np.isfinite(image.data) & (mask == 0))
-        if image is reference:
-            lost &= aligned.footprint
+        lost &= aligned.footprint
         flags[lost] |= int(bad)
         flags[mask & _SATURATED != 0] |= int(saturated)
     flags[~aligned.footprint] |= int(PixelFlag.NO_DATA)

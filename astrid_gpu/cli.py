@@ -99,7 +99,7 @@ def _add_doctor() -> _Verb:
 
 def _add_subtract() -> _Verb:
     def arguments(p: argparse.ArgumentParser) -> None:
-        p.add_argument("science", help="FITS file, or FILE[EXT]; the output is on its grid")
+        p.add_argument("science", help="FITS file, or FILE[EXT]")
         p.add_argument("reference", help="FITS file, or FILE[EXT]: an older or deeper image of the field")
         p.add_argument("-o", "--output", default="astrid_out", metavar="DIR", help="folder (default: astrid_out)")
         planes = p.add_argument_group("what is known of the images (files, or FILE[EXT])")
@@ -119,6 +119,7 @@ def _add_subtract() -> _Verb:
         how = p.add_argument_group("how")
         how.add_argument("--method", default="zogy", help="zogy, classic or classic-fit")
         how.add_argument("--align", default="auto", help="auto, wcs, stars or none")
+        how.add_argument("--grid", default="science", help="science or reference: whose pixel grid the output has")
         how.add_argument("--no-background", action="store_true", help="the images are sky-subtracted already")
         how.add_argument("--box", type=int, help="side of a background box, pixels")
         how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
@@ -143,6 +144,7 @@ def _subtract(args: argparse.Namespace) -> int:
     settings = SubtractConfig(
         method=args.method,
         align=args.align,
+        grid=args.grid,
         background=not args.no_background,
         box=args.box,
         psf_size=args.psf_size,

@@ -31,6 +31,8 @@ class SubtractConfig:
         Proper subtraction; N - R / beta; or N - (scale R + offset) fitted to the pixels.
     align : {"auto", "wcs", "stars", "none"}
         How the reference comes to the science grid: "auto" uses the WCS of both where they have one, else stars.
+    grid : {"science", "reference"}
+        Whose pixel grid the result has; the other image is brought to it. Fluxes are the science image's either way.
     background : bool
         Subtract a mesh background from both images. Switch it off only for sky-subtracted images.
     box : int or None
@@ -51,6 +53,7 @@ class SubtractConfig:
 
     method: str = "zogy"
     align: str = "auto"
+    grid: str = "science"
     background: bool = True
     box: int | None = None
     psf_size: int | None = None
@@ -62,6 +65,7 @@ class SubtractConfig:
     def __post_init__(self) -> None:
         _choice("method", self.method, ("zogy", "classic", "classic-fit"))
         _choice("align", self.align, ("auto", "wcs", "stars", "none"))
+        _choice("grid", self.grid, ("science", "reference"))
         _choice("registration", self.registration, ("shift", "noise", "none"))
         _choice("renormalise", self.renormalise, ("global", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))

@@ -51,7 +51,7 @@ def subtract(
     Parameters
     ----------
     science, reference : array, Image, CCDData, NDData, (data, wcs), HDU or path
-        Two-dimensional. The output grid is the science image's; the reference is brought to it.
+        Two-dimensional. The output grid is the science image's, unless grid="reference".
     psf_science, psf_reference : array, PSF, path or str, optional
         A stamp, a FITS or PSFEx file, or "gaussian:FWHM", "moffat:FWHM,BETA". Measured on stars if not given.
     mask_science, mask_reference : bool or integer array, optional
@@ -66,7 +66,7 @@ def subtract(
         1-sigma registration noise in y and x, pixels.
     config : SubtractConfig, optional
     **options
-        Fields of `SubtractConfig`: method, align, background, box, psf_size, registration, renormalise, backend,
+        Fields of `SubtractConfig`: method, align, grid, background, box, psf_size, registration, renormalise, backend,
         dtype.
 
     Returns
