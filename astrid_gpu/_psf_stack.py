@@ -132,15 +132,29 @@ def _start_psf(half: int, fwhm: float) -> np.ndarray:
 
 def _at(psf: np.ndarray, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
     """Return the PSF centred (dy, dx) off the middle of windows of half side `half`, (m, s, s), by a cubic spline."""
-    from scipy.ndimage import map_coordinates, spline_filter
+    from scipy.ndimage import spline_filter
 
     own = psf.shape[0] // 2
-    grow = max(half - own, 0) + 3
+    grow = max(half - own, 0) + 4 + int(np.ceil(max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0))))
     coefficients = spline_filter(np.pad(psf, grow), order=3, mode="mirror")
-    grid = np.arange(-half, half + 1) + own + grow
-    yy = grid[None, :, None] - dy[:, None, None] + 0.0 * grid[None, None, :]
-    xx = grid[None, None, :] - dx[:, None, None] + 0.0 * grid[None, :, None]
-    return map_coordinates(coefficients, [yy, xx], order=3, mode="constant", prefilter=False)
+    side, first = 2 * half + 1, own + grow - half
+    # One shift a window, so the spline is four taps along each axis; windows of one whole-pixel shift go together.
+    (sy, wy), (sx, wx) = _taps(-dy), _taps(-dx)
+    out = np.empty((len(dy), side, side))
+    for jy, jx in {*zip(sy.tolist(), sx.tolist(), strict=True)}:
+        these = np.flatnonzero((sy == jy) & (sx == jx))
+        block = coefficients[first + jy - 1 : first + jy + side + 2, first + jx - 1 : first + jx + side + 2]
+        rows = np.tensordot(wy[these], np.stack([block[k : k + side] for k in range(4)]), 1)
+        out[these] = sum(wx[these, k, None, None] * rows[:, :, k : k + side] for k in range(4))
+    return out
+
+
+def _taps(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the whole part of shifts (m,), and the weights (m, 4) of a cubic B-spline at what is left."""
+    whole = np.floor(shift).astype(int)
+    t = shift - whole
+    weights = [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
+    return whole, np.stack(weights, axis=1) / 6
 
 
 def _neighbour_light(

@@ -22,6 +22,10 @@ blank sky the fill is nothing and so is its error. The errors of neighbouring fi
 coherently: |k| * error, squared, goes into V(S)."""
 
 
+NEGLIGIBLE = 1.0
+"""Fills below this many sigma of the background are what is left of noise peaks; their errors are not followed."""
+
+
 class Frames(NamedTuple):
     """Periodic frames (m, py, px) ready to transform, in units of the image's own noise.
 
@@ -93,7 +97,7 @@ def fill_frames(
     fill = backend.ops.get("fill_masked")
     filled = fill(frame, bad, profiles) if fill else reference_fill.fill_masked(frame, bad, profiles, xp=xp)
     error = abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
-    doubtful = bool(error.any())
+    doubtful = bool(error.max() > NEGLIGIBLE)
     if doubtful:
         error = error * (FILL_UNCERTAINTY * _missing_part(backend, bad, profiles)).astype(error.dtype)
     planes = max(invalid.shape[0], getattr(variance, "shape", (1,))[0], len(unit))
@@ -111,8 +115,8 @@ def _missing_part(backend: Backend, bad: Any, profiles: np.ndarray) -> Any:
     window = line[:, :, None] * line[:, None, :]
     window /= window.sum(axis=(1, 2), keepdims=True)
     shape = tuple(bad.shape[1:])
-    spectrum = transfer_function(backend.asarray(window), shape, backend.rfft2, xp=backend.xp)
-    part = backend.irfft2(backend.rfft2(bad.astype(np.float64)) * spectrum, shape)
+    spectrum = transfer_function(backend.asarray(window, np.float32), shape, backend.rfft2, xp=backend.xp)
+    part = backend.irfft2(backend.rfft2(bad.astype(np.float32)) * spectrum, shape)
     return backend.xp.clip(part, 0, 1)
 
 
