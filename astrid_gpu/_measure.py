@@ -11,7 +11,7 @@ from astrid_gpu.engine.peaks import gather, measure
 from astrid_gpu.flags import INVALID, CandidateFlag
 from astrid_gpu.ops.moments import PsfWindow, Refined, Shapes, calibrate_peaks, refine_peaks, shapes
 
-__all__ = ["DIPOLE_FLOOR", "Maps", "measure_candidates"]
+__all__ = ["DIPOLE_FLOOR", "Maps", "climb", "measure_candidates"]
 
 DIPOLE_FLOOR = 3.5
 """Least significance of the other lobe of a dipole: weaker extrema are found next to any candidate by chance."""
@@ -20,6 +20,8 @@ _WIDE = 0.25  # excess of a source 1.3 times as wide as the PSF
 _ELONGATED = 0.15  # ellipticity under the window of an axis ratio of about 1.5
 _RESIDUAL = 0.03  # of a static source: what registration and PSF errors leave of bright stars on real pairs (1 to 4 %)
 _COVERED = 0.4  # least part of the window's weight on usable pixels
+
+_EIGHT = [(0, 0), *((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx)]  # staying is the first choice
 
 
 class Maps(NamedTuple):
@@ -73,6 +75,43 @@ def measure_candidates(maps: Maps, peaks: np.ndarray, others: np.ndarray) -> dic
         "fwhm": fwhm, "elongation": elongation, "flags": flags, "n_bad": n_bad,
         "edge_distance": np.minimum(np.minimum(x, nx - 1 - x), np.minimum(y, ny - 1 - y)),
     }  # fmt: skip
+
+
+def climb(maps: Maps, peaks: np.ndarray) -> np.ndarray:
+    """Move peaks of S_corr uphill to the summits of the flux map, by one FWHM at most, and drop those that meet.
+
+    The two agree where the variance is level. Beside a masked column it rises by orders of magnitude within a pixel
+    or two and pushes the peak of S_corr off the source; S itself, the likelihood of a source at each pixel, stays.
+
+    Parameters
+    ----------
+    maps : Maps
+    peaks : structured array of `PEAK_DTYPE`
+
+    Returns
+    -------
+    structured array
+        The same rows, places moved and values kept; of rows that come together on one summit the strongest stays.
+    """
+    if maps.flux is None or len(peaks) == 0:
+        return peaks
+    radius = max(1, int(np.ceil(np.max(maps.reach))))
+    hill = _stamps(maps, maps.flux, peaks, 2 * radius + 3) * np.where(peaks["value"] >= 0, 1, -1)[:, None, None]
+    hill = np.where(np.isfinite(hill), hill, -np.inf)
+    row = np.arange(len(peaks))
+    y = x = np.full(len(peaks), radius + 1)
+    for _ in range(radius):
+        near = np.stack([hill[row, y + dy, x + dx] for dy, dx in _EIGHT], axis=1)
+        best = np.argmax(near, axis=1)
+        y, x = y + np.array(_EIGHT)[best, 0], x + np.array(_EIGHT)[best, 1]
+    moved = peaks.copy()
+    moved["y"] += y - radius - 1
+    moved["x"] += x - radius - 1
+    order = np.argsort(-np.abs(moved["value"]), kind="stable")
+    keys = np.stack([moved["image"], moved["y"], moved["x"], moved["value"] >= 0], axis=1)[order]
+    _, first = np.unique(keys, axis=0, return_index=True)
+    kept = moved[np.sort(order[first])]
+    return kept[np.lexsort((kept["x"], kept["y"], kept["image"]))]
 
 
 def _stamps(maps: Maps, stack: Any, peaks: np.ndarray, size: int) -> np.ndarray:

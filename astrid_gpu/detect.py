@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._extractors import EXTRACTORS, extract, suppress_near
-from astrid_gpu._measure import DIPOLE_FLOOR, Maps, measure_candidates
+from astrid_gpu._measure import DIPOLE_FLOOR, Maps, climb, measure_candidates
 from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine._checks import as_plane, as_stack
 from astrid_gpu.engine.peaks import find_peaks
@@ -117,7 +117,7 @@ def detect(
         found = every[np.abs(every["value"]) > threshold]
     else:
         found = extract(extractor, maps.backend, maps.score, invalid, threshold)
-    found = suppress_near(found, separation)
+    found = climb(maps, suppress_near(found, separation))
     if polarity != "both":
         found = found[found["value"] > 0] if polarity == "positive" else found[found["value"] < 0]
     if max_candidates is not None:

@@ -293,3 +293,18 @@ def test_cpu_extractors_refuse_a_gpu_backend(diff):
 def test_flags_keep_their_column_type(diff):
     assert ag.detect(diff, 6.0, backend="numpy")["flags"].dtype == np.uint32
     assert int(CandidateFlag.NO_CENTROID) == 2048
+
+
+def test_a_source_beside_a_column_of_high_variance_is_measured_in_its_place(rng):
+    """The variance of S rises tenfold within two pixels: the peak of S_corr moves off, position and flux do not."""
+    diff = hand_made(rng, PSF, [(40.0, 41.0, 400.0)], shape=(80, 80), sigma=1.0)
+    steep = 1 + 30 * np.exp(-0.5 * ((np.arange(80) - 43) / 1.5) ** 2)[None, :] * np.ones((80, 1))
+    moved = replace(diff, score_corr=diff.score_corr / steep, flux_error=diff.flux_error * steep)
+    peak = np.unravel_index(np.argmax(moved.score_corr), (80, 80))
+    assert peak[1] < 40  # S_corr alone would put it more than a pixel off
+    found = ag.detect(moved, 5.0)
+    source = found.data[np.argmax(np.abs(found["score"]))]
+    assert np.hypot(source["x"] - 41, source["y"] - 40) < 0.2
+    error = diff.flux_error[40, 41]
+    assert source["flux"] == pytest.approx(400 * error, abs=5 * error)
+    assert source["score"] == pytest.approx(moved.score_corr[peak])
