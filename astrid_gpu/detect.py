@@ -117,7 +117,7 @@ def detect(
         found = every[np.abs(every["value"]) > threshold]
     else:
         found = extract(extractor, maps.backend, maps.score, invalid, threshold)
-    found = climb(maps, suppress_near(found, separation))
+    found = suppress_near(climb(maps, suppress_near(found, separation)), separation)
     if polarity != "both":
         found = found[found["value"] > 0] if polarity == "positive" else found[found["value"] < 0]
     if max_candidates is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
-from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.errors import ConfigError, InputError, ShapeMismatchError
 from astrid_gpu.ops import peaks as peak_ops
 
 
@@ -93,7 +93,7 @@ def test_views_and_byte_orders(backend, image):
         ({"images": np.zeros(5)}, ShapeMismatchError, "images must be an image"),
         ({"images": np.zeros((0, 5))}, ShapeMismatchError, "images must be an image"),
         ({"images": np.zeros((5, 5), complex)}, InputError, "real numbers"),
-        ({"backend": "abacus"}, InputError, "no backend is called"),
+        ({"backend": "abacus"}, ConfigError, "no backend is called"),
     ],
 )
 def test_refuses_in_words(image, change, error, words):
