@@ -1,23 +1,35 @@
 """ZOGY on every backend: the fused combination, the fused finish, and the whole subtraction of one pair and of eight.
 
 Run: ``python -m pytest benchmarks/bench_zogy.py``. The table at the end has the largest error against float64 beside
-the time, as a fraction of the largest value; of S_corr for the whole. ``python -m benchmarks.device`` sets the same
-beside the speed of memory, on a GPU.
+the time, as a fraction of the largest value; of S_corr for the whole. A second table sets whole subtractions with
+variance maps and registration noise beside `benchmarks.yardstick`, with the largest |dS_corr| in sigma; the file that
+ASTRID_GPU_BENCH_JSON names gets it as JSON. ``python -m benchmarks.device`` sets the operations beside the speed of
+memory, on a GPU.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
+import scipy
 
 import astrid_gpu as ag
 from astrid_gpu.ops import zogy
+from benchmarks.yardstick import yardstick
 
 pytest.importorskip("pytest_benchmark")
 
 SIDE = 1024
 BACKENDS = ["numpy", "numba", "cupy"]
 _rows: list[str] = []
+_beside: list[dict] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,6 +40,27 @@ def table(request):
         print(f"\n\nZOGY of float32 frames of {SIDE} x {SIDE}; numpy computes these in float32 too")
         print(f"{'what':28}{'backend':10}{'median ms':>10}{'min ms':>9}{'error':>10}")
         print("\n".join(sorted(_rows)))
+        print("\none pair with variance maps and registration noise: D, S_corr, flux, flux error")
+        print(f"{'side':>6}  {'what':12}{'median ms':>10}{'min ms':>9}{'x yardstick':>13}{'max |dS_corr|':>15}")
+        for row in _beside:
+            base = next((r["median_ms"] for r in _beside if (r["side"], r["what"]) == (row["side"], "yardstick")), None)
+            row["times_yardstick"] = base / row["median_ms"] if base else None
+            ratio = f"{row['times_yardstick']:.2f}" if base else ""
+            print(f"{row['side']:>6}  {row['what']:12}{row['median_ms']:>10.1f}{row['min_ms']:>9.1f}{ratio:>13}"
+                  f"{row['max_dscorr']:>15.1e}")  # fmt: skip
+    if path := os.environ.get("ASTRID_GPU_BENCH_JSON"):
+        Path(path).write_text(json.dumps({"machine": machine(), "rows": _beside}, indent=1) + "\n")
+
+
+def machine():
+    """Return what a reader must know of this machine."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "cpu": name, "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "date": datetime.now(UTC).date().isoformat(), "python": platform.python_version(),
+        "numpy": np.__version__, "scipy": scipy.__version__, "astrid_gpu": ag.__version__,
+    }  # fmt: skip
 
 
 def backend_of(name):
@@ -119,3 +152,60 @@ def test_whole(benchmark, name, n):
     got = benchmark.pedantic(run, **rounds_of(name))
     exact = ag.zogy(science[:1], reference, *psfs, 5.0, 2.0, outputs=outputs, backend="numpy", dtype="float64")
     record(benchmark, f"zogy(), {n} image{'s' * (n > 1)}", b, [got.score_corr[:1]], [exact.score_corr])
+
+
+@cache
+def pair(side):
+    """One pair in float32 with stars, variance maps and all the numbers; and the engine's answer in float64."""
+    rng = np.random.default_rng(side)
+    grid = np.arange(-12, 13)
+    r2 = grid[:, None] ** 2 + grid**2
+    psfs = [(1 + r2 / (w / 0.9) ** 2) ** -3.5 for w in (1.6, 1.3)]
+    skies = np.zeros((2, side, side))
+    for y, x, flux in zip(*rng.integers(20, side - 20, (2, side)), 300 * (1 + rng.pareto(1.2, side)), strict=True):
+        for sky, psf in zip(skies, psfs, strict=True):
+            sky[y - 12 : y + 13, x - 12 : x + 13] += min(flux, 3e5) * psf / psf.sum()
+    variances = [(s * s + sky / 5).astype(np.float32) for s, sky in zip((5.0, 2.0), skies, strict=True)]
+    images = [
+        (sky + np.sqrt(v) * rng.standard_normal(sky.shape)).astype(np.float32)
+        for sky, v in zip(skies, variances, strict=True)
+    ]
+    keywords = {
+        "flux_science": 1.0, "flux_reference": 1.0, "variance_science": variances[0],
+        "variance_reference": variances[1], "astrometric_error": (0.05, 0.03),
+        "outputs": ("difference", "score_corr", "flux"),
+    }  # fmt: skip
+    exact = ag.zogy(*images, *psfs, 5.0, 2.0, **keywords, backend="numpy", dtype="float64").score_corr
+    return images, psfs, keywords, exact
+
+
+@pytest.mark.parametrize("what", ["yardstick", *BACKENDS])
+@pytest.mark.parametrize("side", [1024, 2048])
+def test_beside_the_yardstick(benchmark, side, what):
+    """One pair, arrays where the backend has them, result where it leaves it."""
+    images, psfs, keywords, exact = pair(side)
+    if what == "yardstick":
+        variances = keywords["variance_science"], keywords["variance_reference"]
+        to_host = np.asarray
+
+        def run():
+            return yardstick(*images, *psfs, 5.0, 2.0, 1.0, 1.0, *variances, keywords["astrometric_error"])[1]
+    else:
+        b = backend_of(what)
+        given = [b.asarray(a) for a in images]
+        there = keywords | {k: b.asarray(v) for k, v in keywords.items() if k.startswith("variance")}
+        to_host = b.to_host
+
+        def run():
+            out = ag.zogy(*given, *psfs, 5.0, 2.0, **there, backend=b).score_corr
+            b.synchronize()
+            return out
+
+    got = to_host(benchmark.pedantic(run, warmup_rounds=1, rounds=7))
+    inner = (slice(32, -32),) * 2  # the yardstick's edges are zeros, the engine's are filled
+    error = float(np.abs(got - exact)[inner if what == "yardstick" else ...].max())
+    benchmark.extra_info["max_dscorr"] = error
+    stats = benchmark.stats.stats
+    _beside.append({"side": side, "what": what, "median_ms": 1e3 * stats.median, "min_ms": 1e3 * stats.min,
+                    "max_dscorr": error})  # fmt: skip
+    assert error < (1e-2 if what == "yardstick" else 1e-3)

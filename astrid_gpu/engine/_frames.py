@@ -97,8 +97,10 @@ def fill_frames(
     fill = backend.ops.get("fill_masked")
     filled = fill(frame, bad, profiles) if fill else reference_fill.fill_masked(frame, bad, profiles, xp=xp)
     error = abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
-    doubtful = bool(error.max() > NEGLIGIBLE)
+    follow = error.max(axis=(1, 2)) > NEGLIGIBLE  # image by image, so that a stack equals its loop
+    doubtful = bool(follow.any())
     if doubtful:
+        error = error * follow[:, None, None]
         error = error * (FILL_UNCERTAINTY * _missing_part(backend, bad, profiles)).astype(error.dtype)
     planes = max(invalid.shape[0], getattr(variance, "shape", (1,))[0], len(unit))
     spread = xp.zeros((planes, *padded), dtype=images.dtype)

@@ -67,10 +67,11 @@ class Problem:
         """P_D as odd stamps (1 or n, ky, kx) of sum 1 on the host, and F_D (n,) in the caller's units."""
         if hasattr(self, "_difference_psf"):
             return self._difference_psf
-        b, (Pn, Pr) = self.backend, self.psf_spectra()
+        b = self.backend
+        Pn, Pr = (p.astype(np.result_type(self.dtype, np.complex64)) for p in self.psf_spectra())
         frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), self.padded)
         ky, kx = (min(s, p - 1 + p % 2) for s, p in zip(self.side, self.padded, strict=True))
-        stamps = b.to_host(central_stamp(frames, (ky, kx), xp=b.xp))
+        stamps = b.to_host(central_stamp(frames, (ky, kx), xp=b.xp)).astype(np.float64)
         stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
         self._difference_psf = stamps, reference_ops.flux_scale(self.params) * self.gain
         return self._difference_psf

@@ -173,7 +173,7 @@ def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
 def _score_maps(problem: Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list[Frames]) -> dict[str, Any]:
     """S, S_corr, flux and its error from the score spectra and the variances and fill errors of both frames."""
     b, xp = problem.backend, problem.backend.xp
-    Pn, Pr = problem.psf_spectra()
+    Pn, Pr = (p.astype(Sn.dtype) for p in problem.psf_spectra())  # made in double: small values keep their digits
     kernels = [b.irfft2(k, problem.padded) for k in reference_ops.score_kernels(Pn, Pr, problem.kernel_params, xp=xp)]
     kn2, kr2 = (b.rfft2(k**2) for k in kernels)
     floor = 1e-6 * b.to_host((kn2[:, 0, 0] + kr2[:, 0, 0]).real)

@@ -61,7 +61,7 @@ def test_a_transient_peaks_where_it_is(where):
         assert np.all(np.abs(top - where) <= 0.5 + 1e-9)
         box = image[top[0] - 2 : top[0] + 3, top[1] - 2 : top[1] + 3].clip(0) ** 2
         y, x = np.mgrid[-2:3, -2:3]
-        centre = [*top, (box * y).sum() / box.sum(), (box * x).sum() / box.sum()]
+        centre = top + np.array([(box * y).sum(), (box * x).sum()]) / box.sum()
         if all(float(w).is_integer() for w in where):
             np.testing.assert_allclose(centre, where, atol=0.02)
 

@@ -60,9 +60,11 @@ def steps_of(diff, stage):
 
 
 def same(a, b):
-    """All maps of two differences agree to the last bit."""
-    for name in (*MAPS, "mask"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    """All maps of two differences agree to the rounding of single precision."""
+    for name in MAPS:
+        x, y = getattr(a, name), getattr(b, name)
+        np.testing.assert_allclose(x, y, rtol=0, atol=2e-6 * np.nanmax(np.abs(y)), err_msg=name)
+    np.testing.assert_array_equal(a.mask, b.mask)
 
 
 # ---- what may be given
@@ -475,11 +477,11 @@ def test_a_stack_equals_its_loop_in_order(known, looped, batch):
     assert [d.meta["science"] for d in stack] == [f"night {i}" for i in range(5)]
     for one, want in zip(stack, looped, strict=True):
         same(one, want)
-        np.testing.assert_array_equal(one.psf, want.psf)
+        np.testing.assert_allclose(one.psf, want.psf, atol=1e-6 * want.psf.max())
         assert one.flux_scale == want.flux_scale
         assert [str(s) for s in one.steps] == [str(s) for s in want.steps]
         assert {k: v for k, v in one.metrics.items() if k != "profile"} == pytest.approx(
-            {k: v for k, v in want.metrics.items() if k != "profile"}, nan_ok=True
+            {k: v for k, v in want.metrics.items() if k != "profile"}, nan_ok=True, rel=1e-5, abs=1e-6
         )
 
 
