@@ -41,13 +41,15 @@ def table(request):
         print(f"{'what':28}{'backend':10}{'median ms':>10}{'min ms':>9}{'error':>10}")
         print("\n".join(sorted(_rows)))
         print("\none pair with variance maps and registration noise: D, S_corr, flux, flux error")
-        print(f"{'side':>6}  {'what':12}{'median ms':>10}{'min ms':>9}{'x yardstick':>13}{'max |dS_corr|':>15}")
+        print(
+            f"{'side':>6}  {'what':12}{'median ms':>10}{'min ms':>9}{'x yardstick':>13}{'max |dS_corr|':>15}{'rms':>9}"
+        )
         for row in _beside:
             base = next((r["median_ms"] for r in _beside if (r["side"], r["what"]) == (row["side"], "yardstick")), None)
             row["times_yardstick"] = base / row["median_ms"] if base else None
             ratio = f"{row['times_yardstick']:.2f}" if base else ""
             print(f"{row['side']:>6}  {row['what']:12}{row['median_ms']:>10.1f}{row['min_ms']:>9.1f}{ratio:>13}"
-                  f"{row['max_dscorr']:>15.1e}")  # fmt: skip
+                  f"{row['max_dscorr']:>15.1e}{row['rms_dscorr']:>9.0e}")  # fmt: skip
     if path := os.environ.get("ASTRID_GPU_BENCH_JSON"):
         Path(path).write_text(json.dumps({"machine": machine(), "rows": _beside}, indent=1) + "\n")
 
@@ -203,9 +205,12 @@ def test_beside_the_yardstick(benchmark, side, what):
 
     got = to_host(benchmark.pedantic(run, warmup_rounds=1, rounds=7))
     inner = (slice(32, -32),) * 2  # the yardstick's edges are zeros, the engine's are filled
-    error = float(np.abs(got - exact)[inner if what == "yardstick" else ...].max())
-    benchmark.extra_info["max_dscorr"] = error
+    off = (got - exact)[inner if what == "yardstick" else ...]
+    error, rms = float(np.abs(off).max()), float(off.std())
+    benchmark.extra_info.update({"max_dscorr": error, "rms_dscorr": rms})
     stats = benchmark.stats.stats
     _beside.append({"side": side, "what": what, "median_ms": 1e3 * stats.median, "min_ms": 1e3 * stats.min,
-                    "max_dscorr": error})  # fmt: skip
-    assert error < (1e-2 if what == "yardstick" else 1e-3)
+                    "max_dscorr": error, "rms_dscorr": rms})  # fmt: skip
+    # Single precision: the transform of a star of 10^4 sigma a pixel rounds at 1e-7 of it along its row and column.
+    assert rms < 1e-4
+    assert error < 5e-3
