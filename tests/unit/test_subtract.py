@@ -1,8 +1,7 @@
-"""`subtract` and `subtract_stack`: every kind of input, every bad input, and what is written down on the way."""
+"""`subtract`: every kind of input, every bad input, and what is written down on the way."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 import numpy as np
@@ -10,12 +9,10 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu import _prepare
-from astrid_gpu import subtract as subtract_function
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import (
     AlignmentError,
     ConfigError,
-    DeviceMemoryError,
     FitsError,
     InputError,
     PsfError,
@@ -25,7 +22,6 @@ from astrid_gpu.flags import INVALID, PixelFlag
 
 pytest.importorskip("astropy", reason="the simulated WCS needs astropy")
 
-MAPS = ("difference", "score", "score_corr", "flux", "flux_error")
 ANALYTIC = {"psf_science": "moffat:2.6,3.5", "psf_reference": "moffat:2.1,3.8"}
 
 
@@ -57,14 +53,6 @@ def sky():
 
 def steps_of(diff, stage):
     return [step.text for step in diff.steps if step.stage == stage]
-
-
-def same(a, b):
-    """All maps of two differences agree to the rounding of single precision."""
-    for name in MAPS:
-        x, y = getattr(a, name), getattr(b, name)
-        np.testing.assert_allclose(x, y, rtol=0, atol=2e-6 * np.nanmax(np.abs(y)), err_msg=name)
-    np.testing.assert_array_equal(a.mask, b.mask)
 
 
 # ---- what may be given
@@ -453,162 +441,6 @@ def test_nothing_given_is_changed(known):
     for array, copy in zip(arrays, before, strict=True):
         np.testing.assert_array_equal(array, copy)
     assert meta == {"a": 1}
-
-
-# ---- stacks
-
-
-def nights(image, n, *, bad=None):
-    """n exposures like `image`, each with more noise of its own; number `bad` is all NaN."""
-    for i in range(n):
-        extra = np.random.default_rng(i).normal(0, 1 + i, image.shape).astype(np.float32)
-        data = image.data + extra if i != bad else np.full(image.shape, np.nan, np.float32)
-        yield image.with_(data=data, variance=image.variance + np.float32((1 + i) ** 2), name=f"night {i}")
-
-
-@pytest.fixture(scope="module")
-def looped(known):
-    return [ag.subtract(image, known[1], backend="numpy") for image in nights(known[0], 5)]
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5, "auto"])
-def test_a_stack_equals_its_loop_in_order(known, looped, batch):
-    stack = list(ag.subtract_stack(nights(known[0], 5), known[1], batch=batch, backend="numpy"))
-    assert [d.meta["science"] for d in stack] == [f"night {i}" for i in range(5)]
-    for one, want in zip(stack, looped, strict=True):
-        same(one, want)
-        np.testing.assert_allclose(one.psf, want.psf, atol=1e-6 * want.psf.max())
-        assert one.flux_scale == want.flux_scale
-        assert [str(s) for s in one.steps] == [str(s) for s in want.steps]
-        assert {k: v for k, v in one.metrics.items() if k != "profile"} == pytest.approx(
-            {k: v for k, v in want.metrics.items() if k != "profile"}, nan_ok=True, rel=1e-5, abs=1e-6
-        )
-
-
-def test_an_array_of_images_and_measured_psfs_of_different_sides(known, field):
-    """PSF stamps measured on each night need not have one side."""
-    frames = np.stack([image.data for image in nights(field.science.with_(variance=known[0].variance), 3)])
-    stack = list(ag.subtract_stack(frames, field.reference, batch=3, backend="numpy"))
-    for frame, diff in zip(frames, stack, strict=True):
-        want = ag.subtract(frame, field.reference, backend="numpy")
-        # stamps padded to one side may give another frame of padding: equal but for the fill beyond the edge
-        inner = (slice(25, -25),) * 2
-        assert np.abs(diff.score_corr[inner] - want.score_corr[inner]).max() < 0.05
-
-
-def test_images_of_different_shapes_in_one_batch(known):
-    images = [known[0], known[0].with_(**{k: getattr(known[0], k)[:80] for k in ("data", "variance", "mask")
-                                          if getattr(known[0], k) is not None}), known[0]]  # fmt: skip
-    stack = list(ag.subtract_stack(images, known[1], batch=3))
-    assert [d.shape for d in stack] == [(100, 90), (80, 90), (100, 90)]
-    same(stack[0], stack[2])
-
-
-def test_a_stack_is_lazy(known):
-    taken = []
-
-    def watched():
-        for image in nights(known[0], 5):
-            taken.append(image.name)
-            yield image
-
-    stack = ag.subtract_stack(watched(), known[1], batch=2)
-    assert taken == []
-    assert next(stack).meta["science"] == "night 0"
-    assert taken == ["night 0", "night 1"]
-    next(stack)
-    assert len(taken) == 2
-    next(stack)
-    assert len(taken) == 4
-
-
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_an_error_may_be_returned_in_its_place(known, looped, batch):
-    stack = list(ag.subtract_stack(nights(known[0], 5, bad=2), known[1], batch=batch, on_error="return",
-                                   backend="numpy"))  # fmt: skip
-    assert [isinstance(d, ag.Difference) for d in stack] == [True, True, False, True, True]
-    assert isinstance(stack[2], InputError)
-    assert "night 2" in str(stack[2])
-    for i in (0, 1, 3, 4):
-        same(stack[i], looped[i])
-
-
-def test_an_error_is_raised_by_default(known):
-    stack = ag.subtract_stack(nights(known[0], 3, bad=1), known[1], batch=1)
-    assert next(stack).meta["science"] == "night 0"
-    with pytest.raises(InputError, match="night 1"):
-        next(stack)
-
-
-def test_the_reference_goes_through_its_stages_once(known, monkeypatch):
-    roles = []
-    stages = _prepare._own_stages
-    monkeypatch.setattr(_prepare, "_own_stages", lambda *a: roles.append(a[-1]) or stages(*a))
-    list(ag.subtract_stack(nights(known[0], 3), known[1], batch=2))
-    assert sorted(roles) == ["reference", "science", "science", "science"]
-
-
-def engine_that_holds(monkeypatch, most):
-    """Let the engine run out of memory with more than `most` images; return the sizes of the calls."""
-    import sys
-
-    module = sys.modules[subtract_function.__module__]
-    engine, sizes = module.zogy, []
-
-    def limited(science, *args, **kwargs):
-        sizes.append(len(science))
-        if len(science) > most:
-            msg = "Unable to allocate"
-            raise MemoryError(msg)
-        return engine(science, *args, **kwargs)
-
-    monkeypatch.setattr(module, "zogy", limited)
-    return sizes
-
-
-def test_out_of_memory_halves_the_batch_and_warns(known, looped, monkeypatch, caplog):
-    sizes = engine_that_holds(monkeypatch, 2)
-    with caplog.at_level(logging.WARNING, logger="astrid_gpu"):
-        stack = list(ag.subtract_stack(nights(known[0], 4), known[1], batch=4, backend="numpy"))
-    assert sizes == [4, 2, 2]
-    assert [r.getMessage() for r in caplog.records] == ["out of memory with 4 images; going on with 2 at a time"]
-    for one, want in zip(stack, looped, strict=False):
-        same(one, want)
-
-
-def test_one_image_that_does_not_fit_is_a_memory_error(known, monkeypatch):
-    engine_that_holds(monkeypatch, 0)
-    with pytest.raises(DeviceMemoryError, match=r"one image of \(100, 90\) does not fit the memory of backend numpy"):
-        ag.subtract(*known, backend="numpy")
-    stack = list(ag.subtract_stack(nights(known[0], 3), known[1], batch=3, on_error="return"))
-    assert [type(d) for d in stack] == [DeviceMemoryError] * 3
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "words"),
-    [
-        ({"batch": 0}, ConfigError, "batch must be 'auto' or a number of images, at least 1; got 0"),
-        ({"batch": "big"}, ConfigError, "batch must be 'auto'"),
-        ({"batch": True}, ConfigError, "batch must be 'auto'"),
-        ({"batch": 2.0}, ConfigError, "batch must be 'auto'"),
-        ({"on_error": "ignore"}, ConfigError, "on_error must be 'raise' or 'return', got 'ignore'"),
-        ({"metod": "zogy"}, ConfigError, "did you mean 'method'"),
-    ],
-)
-def test_wrong_options_are_told_before_the_first_image(known, options, error, words):
-    with pytest.raises(error, match=words):
-        ag.subtract_stack(iter([known[0]]), known[1], **options)
-
-
-@pytest.mark.parametrize("kind", ["Image", "array", "path"])
-def test_one_image_is_no_stack(known, kind):
-    image = {"Image": known[0], "array": known[0].data, "path": "night.fits"}[kind]
-    with pytest.raises(InputError, match="images must be several"):
-        ag.subtract_stack(image, known[1])
-
-
-def test_an_empty_stack_gives_nothing(known):
-    assert list(ag.subtract_stack([], known[1])) == []
 
 
 def test_a_zero_point_comes_from_the_reference_where_science_has_none(known):
