@@ -73,7 +73,7 @@ class Problem:
         ky, kx = (min(s, p - 1 + p % 2) for s, p in zip(self.side, self.padded, strict=True))
         stamps = b.to_host(central_stamp(frames, (ky, kx), xp=b.xp)).astype(np.float64)
         stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
-        self._difference_psf = stamps, reference_ops.flux_scale(self.params) * self.gain
+        self._difference_psf: tuple[np.ndarray, np.ndarray] = stamps, reference_ops.flux_scale(self.params) * self.gain
         return self._difference_psf
 
     def fill_profiles(self, stamps: np.ndarray) -> np.ndarray:
