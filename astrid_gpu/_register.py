@@ -99,7 +99,8 @@ def by_stars(image: Image, target: Target, found: tuple[Stars, Stars], options: 
         reason = "matched fewer than 3" if min(n, m) < 3 else "no 3 of them match beyond chance"
         msg = (
             f"found {n} stars in {image.name} and {m} in {target.name}, {reason}, need at least 3; give both a WCS, "
-            "mask defects that pass for stars, or say method='none' if the grids are the same"
+            "mask defects that pass for stars, or say that the grids are the same: align='none' in subtract(), "
+            "method='none' in align()"
         )
         raise AlignmentError(msg)
     models = tuple(name for name in options.models if match.parity > 0 or name not in {"none", "shift"})

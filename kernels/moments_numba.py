@@ -55,9 +55,7 @@ def _sum_few(images, image, y, x, sigma, radius, mask, out):  # noqa: ANN001, AN
         _sum_window(images, image[k], y[k], x[k], sigma[k], radius, mask, out[k])
 
 
-def measure_moments(
-    images: Any, image: Any, y: Any, x: Any, sigma: Any, radius: int, mask: Any = None
-) -> np.ndarray:
+def measure_moments(images: Any, image: Any, y: Any, x: Any, sigma: Any, radius: int, mask: Any = None) -> np.ndarray:
     """Sum moments in windows; contract in `astrid_gpu.ops.moments.measure_moments`."""
     out = np.empty((len(y), 7))
     plane = np.empty((0, 0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask).view(np.uint8)

@@ -49,7 +49,7 @@ __device__ __forceinline__ real slope_squared(real before, real after) {
 }
 
 // S = S_N - S_R; V = max(variance, floor); V_ast from the gradients of S_N and S_R, central and periodic (30, 32), and
-// (epsilon S_R)^2 for the relative error epsilon of the flux ratio
+// (epsilon S_0)^2 for the relative error epsilon of the flux ratio; S_0 = min(|S_N|, |S_R|) of one sign, else 0
 // score = S scale;  score_corr = S / sqrt(V + V_ast) (25);  flux = S factor (41);  flux_error = sqrt(V) factor (43)
 //
 // Sn, Sr: (n, py, px) periodic frames; the image is their first ny rows and nx columns.
@@ -78,7 +78,9 @@ __global__ void __launch_bounds__(256) zogy_finish(
     if (flux != nullptr) flux[out] = s * factor;
     if (flux_error != nullptr) flux_error[out] = sqrt(photon) * factor;
     if (score_corr == nullptr) continue;
-    real total = photon + epsilon * epsilon * Sr[here] * Sr[here];
+    const real a = Sn[here], b = Sr[here];
+    const real part = a * b > real(0) ? epsilon * min(abs(a), abs(b)) : real(0);
+    real total = photon + part * part;
     if (sigma_y > real(0) || sigma_x > real(0)) {
       const long long left = here + (x > 0 ? -1 : px - 1), right = here + (x < px - 1 ? 1 : 1 - px);
       const long long row = px, up = here + (y > 0 ? -row : row * (py - 1)), down = here + (y < py - 1 ? row : row * (1 - py));

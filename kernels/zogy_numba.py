@@ -50,6 +50,7 @@ def zogy_spectra(N: Any, R: Any, Pn: Any, Pr: Any, params: Any) -> tuple[np.ndar
 def _finish(Sn, Sr, variance, scales, ast, ny, nx, score, corr, flux, error):  # noqa: ANN001, ANN202
     n, py, px = Sn.shape
     quarter = Sn.dtype.type(0.25)
+    zero = Sn.dtype.type(0)
     for row in nb.prange(n * ny):
         i, y = row // ny, row % ny
         to_score, to_flux, floor = scales[i, 0], scales[i, 1], scales[i, 2]
@@ -71,7 +72,9 @@ def _finish(Sn, Sr, variance, scales, ast, ny, nx, score, corr, flux, error):  #
                 ny_, ry_ = Sn[i, up, x] - Sn[i, down, x], Sr[i, up, x] - Sr[i, down, x]
                 nx_, rx_ = Sn[i, y, right] - Sn[i, y, left], Sr[i, y, right] - Sr[i, y, left]
                 total = v + wy * (ny_ * ny_ + ry_ * ry_) + wx * (nx_ * nx_ + rx_ * rx_)
-                corr[i, y, x] = s / np.sqrt(total + wf * Sr[i, y, x] * Sr[i, y, x])
+                a, b = Sn[i, y, x], Sr[i, y, x]
+                static = min(abs(a), abs(b)) if a * b > 0 else zero
+                corr[i, y, x] = s / np.sqrt(total + wf * static * static)
 
 
 def zogy_finish(

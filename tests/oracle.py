@@ -40,7 +40,11 @@ def zogy_oracle(N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, eps=0.0, E
         # what the fill may have wrong is coherent
         V = V + np.maximum(0, ifft(fft(En) * fft(abs(ifft(kn).real)) + fft(Er) * fft(abs(ifft(kr).real))).real) ** 2
     slope = lambda a, axis: ((np.roll(a, -1, axis) - np.roll(a, 1, axis)) / 2) ** 2  # noqa: E731
-    Vast = dy**2 * (slope(SN, 0) + slope(SR, 0)) + dx**2 * (slope(SN, 1) + slope(SR, 1)) + (eps * SR) ** 2
+    Vast = (
+        dy**2 * (slope(SN, 0) + slope(SR, 0))
+        + dx**2 * (slope(SN, 1) + slope(SR, 1))
+        + (eps * np.where(SN * SR > 0, np.minimum(abs(SN), abs(SR)), 0)) ** 2
+    )
     FS = np.mean(np.where(ok, Fn**2 * Fr**2 * np.abs(pn) ** 2 * np.abs(pr) ** 2 / safe, 0))
     return {
         "difference": D / FD,

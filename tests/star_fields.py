@@ -91,9 +91,7 @@ def field_pair(
     flux = beta * reference.flux
     k = round(changed * n)
     flux[:k] *= rng.uniform(1.2, 3.0, k)
-    places = tuple(
-        p + d + jitter * rng.normal(size=n) for p, d in zip((reference.y, reference.x), offset, strict=True)
-    )
+    places = tuple(p + d + jitter * rng.normal(size=n) for p, d in zip((reference.y, reference.x), offset, strict=True))
     return star_field(rng, shape=shape, n=n, fwhm=fwhm[0], places=places, flux=flux), reference
 
 

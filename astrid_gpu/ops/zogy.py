@@ -12,7 +12,7 @@ scales; a hat is a Fourier transform, all on the half spectrum of a real FFT.
     \hat k_n &= F_n F_r^2 \overline{\hat P_n} |\hat P_r|^2 / den                         & (29) \\
     \hat k_r &= F_r F_n^2 \overline{\hat P_r} |\hat P_n|^2 / den                         & (28) \\
     \hat S   &= \hat k_n \hat N - \hat k_r \hat R                                        & (12) \\
-    V(S)     &= V_N \otimes k_n^2 + V_R \otimes k_r^2 + V_{ast} + (\epsilon S_R)^2        & (26-33) \\
+    V(S)     &= V_N \otimes k_n^2 + V_R \otimes k_r^2 + V_{ast} + (\epsilon S_0)^2        & (26-33) \\
     S_{corr} &= S / \sqrt{V(S)}                                                          & (25) \\
     F_S      &= N_{pix}^{-1} \sum_k F_n^2 F_r^2 |\hat P_n|^2 |\hat P_r|^2 / den          & (42) \\
     \alpha   &= S / F_S, \quad \sigma_\alpha = \sqrt{V_N(S) + V_R(S)} / F_S              & (41, 43)
@@ -22,8 +22,10 @@ k = 0) carry no information: Ŝ is 0 there and D̂ takes its equal-PSF limit
 (F_r N̂ - F_n R̂) / sqrt(sigma_n² F_r² + sigma_r² F_n²), which keeps its noise white.
 
 The last term of V(S) is not in the paper: epsilon is the relative error of the flux ratio, and of the PSFs as far as
-they differ from star to star. An error of the scale is common to all pixels of a source, so it is epsilon S_R itself
-and not a variance spread by k_r².
+they differ from star to star. An error of the scale is common to all pixels of a source, so it goes with what is
+static at that place, S_0 = min(|S_N|, |S_R|) where the two have one sign and 0 elsewhere, and is not a variance spread
+by k_r².
+A source that is new or gone is in one image only and pays nothing; swapping the images changes nothing.
 
 `params` has shape (n, 5): sigma_n, sigma_r, F_n, F_r, den_floor.
 """
@@ -175,7 +177,8 @@ def zogy_finish(
     if "score_corr" in outputs:
         ast_y = _gradient_squared(Sn, 1, xp=xp) + _gradient_squared(Sr, 1, xp=xp)
         ast_x = _gradient_squared(Sn, 2, xp=xp) + _gradient_squared(Sr, 2, xp=xp)
-        ast = (sigma_y**2 * ast_y + sigma_x**2 * ast_x + (epsilon * Sr) ** 2)[:, :ny, :nx]
+        static = xp.where(Sn * Sr > 0, xp.minimum(abs(Sn), abs(Sr)), 0)
+        ast = (sigma_y**2 * ast_y + sigma_x**2 * ast_x + (epsilon * static) ** 2)[:, :ny, :nx]
         maps["score_corr"] = score / xp.sqrt(photon + ast)
     if "flux" in outputs:
         maps["flux"] = score * flux_factor

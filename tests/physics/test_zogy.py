@@ -164,3 +164,25 @@ def test_even_sided_psfs_are_centred_like_odd_ones(rng):
     a = ag.zogy(scene.science, scene.reference, **kwargs, backend="numpy")
     b = ag.zogy(scene.science, scene.reference, **(kwargs | {"psf_science": even}), backend="numpy")
     np.testing.assert_allclose(a.score_corr, b.score_corr, atol=1e-6)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_flux_ratio_error_hides_static_stars_and_not_what_is_new_or_gone(rng, backend, swapped):
+    """5 % of a bright static star passes; a source in one image only keeps its significance, new or vanished alike."""
+    scene = noisy_pair(rng, (120, 120), sources=[(40, 40, 2e5)], new=[(80, 80, 900)])
+    k = scene.kwargs | {"flux_reference": scene.kwargs["flux_reference"] / 1.05}
+    if swapped:
+        other = {"science": "reference", "reference": "science"}
+        k = {f"{key.split('_')[0]}_{other[key.split('_')[1]]}": value for key, value in k.items()}
+    pair = [scene.reference, scene.science] if swapped else [scene.science, scene.reference]
+    run = lambda eps: backend.to_host(  # noqa: E731
+        ag.zogy(
+            *(backend.asarray(a.astype(np.float32)) for a in pair),
+            **{n: backend.asarray(v.astype(np.float32)) if "variance" in n else v for n, v in k.items()},
+            flux_ratio_error=eps, backend=backend,
+        ).score_corr
+    )  # fmt: skip
+    blind, aware = run(0.0), run(0.05)
+    assert abs(blind[38:43, 38:43]).max() > 10
+    assert abs(aware[38:43, 38:43]).max() < 3
+    assert abs(aware[80, 80]) > 0.97 * abs(blind[80, 80]) > 15

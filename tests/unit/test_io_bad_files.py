@@ -171,7 +171,6 @@ def test_plane_of_another_shape(tmp_path, whole):
 def test_atomic_path_leaves_nothing_after_an_error(tmp_path):
     target = tmp_path / "new" / "out.txt"
 
-
     def fail():
         with atomic_path(target) as part:
             part.write_text("half")

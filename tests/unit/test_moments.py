@@ -95,9 +95,7 @@ def gaussian_source(cyy, cxx, cxy, side=61):
 def shape_of(image, psf):
     window = m.psf_window(psf, fwhm_of(psf))
     middle = np.array([image.shape[0] // 2.0])
-    sums = m.measure_moments(
-        image[None], np.zeros(1, int), middle, middle, np.array([window.sigma]), window.radius
-    )
+    sums = m.measure_moments(image[None], np.zeros(1, int), middle, middle, np.array([window.sigma]), window.radius)
     return window, m.shapes(sums, window)
 
 
