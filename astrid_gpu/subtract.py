@@ -24,6 +24,7 @@ __all__ = ["subtract", "subtract_stack"]
 _log = logging.getLogger("astrid_gpu")
 _FRAMES_PER_IMAGE = 24  # float32-equivalent frames the engine holds per image at its peak
 _MIN_PIXELS = 500  # fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent
+_MIN_SHARPEN = 5000  # and fewer than this do not make candidates more significant than the noise model has them
 
 
 def subtract(
@@ -352,7 +353,7 @@ def _calibrate_width(maps: dict[str, Any], settings: SubtractConfig, metrics: di
     width = float(high - low) / 2
     metrics |= {"score_corr_median": float(middle), "score_corr_std_raw": width, "score_corr_std": width}
     text = f"S_corr on {clean.size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
-    enough = clean.size >= _MIN_PIXELS and width > 0
+    enough = width > 0 and clean.size >= (_MIN_PIXELS if width > 1 else _MIN_SHARPEN)
     if settings.renormalise == "global" and enough:
         maps["score_corr"] = score / score.dtype.type(width)
         if maps["flux_error"] is not None:

@@ -70,7 +70,7 @@ def test_jwst_finds_the_faded_source(data_dir):
     [("0100", 287.73, 215.02, 1), ("0173", 263.36, 227.44, -1)],
 )
 def test_saao_finds_the_event_without_wcs(data_dir, frame, x, y, sign):
-    """A crowded field, frames shifted by tens of pixels, changing seeing: brighter in 100, fainter in 173 than in 007."""
+    """Crowded, frames shifted by tens of pixels, changing seeing: brighter in 100, fainter in 173 than in 007."""
     folder = data_dir / "pairs/saao_kb13475"
     diff = ag.subtract(folder / f"AKB13475I{frame}.fits", folder / "AKB13475I0007.fits")
     assert robust_width(diff) == pytest.approx(1.0, abs=0.05)
