@@ -14,7 +14,7 @@ FADE, SHRINK = 0.005, 4.0
 
 
 @nb.njit(parallel=True, cache=True)
-def _fill(images, bad, lines, full, out):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+def _fill(images, bad, lines, full, rows, columns, out):  # noqa: ANN001, ANN202 - compiled, types are the caller's
     n, py, px = images.shape
     radius = lines.shape[1] - 1
     for row in nb.prange(n * py):
@@ -23,6 +23,9 @@ def _fill(images, bad, lines, full, out):  # noqa: ANN001, ANN202 - compiled, ty
         for x in range(px):
             if bad[j, y, x] == 0:
                 out[i, y, x] = images[i, y, x]
+                continue
+            if not (rows[j, y] and columns[j, x]):  # the middle of the padding: nothing good within reach
+                out[i, y, x] = 0
                 continue
             total, weight, square = 0.0, 0.0, 0.0
             for dy in range(-radius, radius + 1):
@@ -45,6 +48,13 @@ def fill_masked(images: Any, bad: Any, profiles: np.ndarray) -> np.ndarray:
     """Fill bad pixels from the good ones round them; contract in `astrid_gpu.ops.fill.fill_masked`."""
     lines = np.asarray(profiles, float)
     full = (2 * lines.sum(axis=1) - lines[:, 0]) ** 2
+    bad = np.ascontiguousarray(bad).view(np.uint8)
+    near = (_within(~bad.all(axis=axis), lines.shape[1] - 1) for axis in (2, 1))
     out = np.empty_like(images)
-    _fill(images, np.ascontiguousarray(bad).view(np.uint8), lines, full, out)
+    _fill(images, bad, lines, full, *near, out)
     return out
+
+
+def _within(some: np.ndarray, radius: int) -> np.ndarray:
+    """Return which rows (m, p), counted round, have one that is `some` within `radius`."""
+    return np.any([np.roll(some, shift, axis=1) for shift in range(-radius, radius + 1)], axis=0)

@@ -89,26 +89,36 @@ def fill_frames(
     ny, nx = images.shape[1:]
     unit = unit[:1] if np.all(unit == unit[0]) else unit
     scale = xp.asarray(1 / unit)[:, None, None]
+    holes = bool(invalid.any())
+    zero = xp.zeros((), images.dtype)
     m = max(images.shape[0], invalid.shape[0], len(unit), len(profiles))
     frame = xp.zeros((m, *padded), dtype=images.dtype)
-    frame[:, :ny, :nx] = xp.where(invalid, xp.zeros((), images.dtype), images) * scale.astype(images.dtype)
+    frame[:, :ny, :nx] = (xp.where(invalid, zero, images) if holes else images) * scale.astype(images.dtype)
     bad = xp.ones((invalid.shape[0], *padded), dtype=xp.uint8)
     bad[:, :ny, :nx] = invalid
     fill = backend.ops.get("fill_masked")
     filled = fill(frame, bad, profiles) if fill else reference_fill.fill_masked(frame, bad, profiles, xp=xp)
-    error = abs(xp.where(bad != 0, filled, xp.zeros((), filled.dtype)))
-    follow = error.max(axis=(1, 2)) > NEGLIGIBLE  # image by image, so that a stack equals its loop
-    doubtful = bool(follow.any())
-    if doubtful:
-        error = error * follow[:, None, None]
+    inside = xp.where(invalid, filled[:, :ny, :nx], zero) if holes else None
+    parts = [filled[:, ny:], filled[:, :ny, nx:], *([] if inside is None else [inside])]
+    largest = xp.max(xp.stack([abs(part).max(axis=(1, 2), initial=0) for part in parts]), axis=0)
+    follow = largest > NEGLIGIBLE  # image by image, so that a stack equals its loop
+    error = None
+    if bool(follow.any()):
+        error = abs(xp.where(bad != 0, filled, zero)) * follow[:, None, None]
         error = error * (FILL_UNCERTAINTY * _missing_part(backend, bad, profiles)).astype(error.dtype)
     planes = max(invalid.shape[0], getattr(variance, "shape", (1,))[0], len(unit))
     spread = xp.zeros((planes, *padded), dtype=images.dtype)
-    if isinstance(variance, float):
-        spread[:, :ny, :nx] = xp.where(invalid, 0, 1) * (variance * scale**2)
-    else:  # in double: variances of 1e-36 leave float32 before they are in units of the noise
-        spread[:, :ny, :nx] = xp.where(invalid, xp.zeros((), variance.dtype), variance) * scale**2
-    return Frames(filled, spread, error if doubtful else None)
+    spread[:, :ny, :nx] = variance * _square(scale, variance)
+    if holes:
+        spread[:, :ny, :nx] *= ~invalid
+    return Frames(filled, spread, error)
+
+
+def _square(scale: Any, variance: Any) -> Any:
+    """Return scale² in the type of `variance`, or in double where that would leave single precision."""
+    square = scale**2
+    small = getattr(variance, "dtype", None) == np.float32
+    return square.astype(np.float32) if small and bool(((square > 1e-30) & (square < 1e30)).all()) else square
 
 
 def _missing_part(backend: Backend, bad: Any, profiles: np.ndarray) -> Any:

@@ -159,9 +159,10 @@ def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
         maps["difference"] = b.irfft2(D, problem.padded)[:, :ny, :nx] * scale[:, None, None]
     if wanted - {"difference"}:
         maps |= _score_maps(problem, wanted, Sn, Sr, pair)
-    dead = xp.broadcast_to(invalid, (problem.n, ny, nx))
-    for name, values in maps.items():
-        maps[name] = xp.where(dead, values.dtype.type(np.nan), values).astype(problem.dtype, copy=False)
+    if bool(invalid.any()):
+        dead = xp.broadcast_to(invalid, (problem.n, ny, nx))
+        maps = {name: xp.where(dead, values.dtype.type(np.nan), values) for name, values in maps.items()}
+    maps = {name: values.astype(problem.dtype, copy=False) for name, values in maps.items()}
     radii = problem.reach()
     if len(set(radii)) > 1:  # each image by its own PSFs, whichever others are in the stack
         planes = xp.broadcast_to(flags, (problem.n, ny, nx))
