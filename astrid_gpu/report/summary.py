@@ -259,7 +259,7 @@ def _has_magnitudes(candidates: Candidates) -> bool:
 
 def _cells(row: Any, candidates: Candidates) -> list[str]:
     """Return one candidate's line of the table."""
-    strength = f"{row['mag']:.2f}" if _has_magnitudes(candidates) else f"{row['flux']:+.4g}"
+    strength = f"{row['mag']:.2f}" if _has_magnitudes(candidates) else _short(float(row["flux"]))
     names = [name.lower().replace("_", " ") for name in decode(row["flags"])]
     flags = ", ".join(names[:2]) + (" …" if len(names) > 2 else "")
     cells = [str(row["id"]), f"{row['x']:.1f}", f"{row['y']:.1f}", f"{row['score']:+.1f}", strength]
@@ -293,3 +293,8 @@ def _facts(diff: Difference) -> list[tuple[str, str]]:
         invalid = float(np.mean((np.asarray(host(diff.mask)).astype(int) & INVALID) != 0))
         facts.append(("Invalid pixels", f"{100 * invalid:.2f} %"))
     return facts
+
+
+def _short(flux: float) -> str:
+    """Return a flux in the width of a column: whole numbers up to a million, else four digits or an exponent."""
+    return f"{flux:+.0f}" if 1e3 <= abs(flux) < 1e6 else f"{flux:+.3g}" if abs(flux) >= 1e6 else f"{flux:+.4g}"
