@@ -29,7 +29,7 @@ __all__ = ["Given", "Pair", "PairPreparer", "timed"]
 
 _SATURATED = 4  # bit of Image.mask between here and the flags; everything else nonzero is "bad"
 MIN_SHIFT = 0.005
-"""Registration offsets below this many pixels, or below their error, are left alone."""
+"""Registration offsets below this many pixels are left alone and counted as noise."""
 
 MAX_SCATTER = 0.01
 """Largest scatter of the flux ratio from source to source that is counted as an error of the model: more of it means
@@ -167,26 +167,26 @@ class PairPreparer:
         self, sci: _Exposure, aligned: Aligned, sigma_r: float, psfs: tuple[PSF, PSF], stars: list[np.ndarray]
     ) -> tuple[Image, float, Aligned, float, _Matched]:
         """Flux ratio, registration and the sky that is left; once more if the noise proves correlated."""
-        science, factor = sci.image, 1.0
-        for _ in range(2):
-            weights = [image.known_variance * factor**2 for image in (science, aligned.image)]
-            ratio = flux_ratio(science, aligned.image, *psfs, *stars, *weights)
+        science, factor, found = sci.image, 1.0, 1.0
+        for attempt in range(2):
+            weights = (science.known_variance * factor**2, aligned.image.known_variance * factor**2)
+            ratio = flux_ratio(
+                science, aligned.image, *psfs, *stars, variance_science=weights[0], variance_reference=weights[1]
+            )
             reference, astrometric, moved = _register(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             beta = self.given.flux_ratio or ratio.beta
-            level, found, sky = residual_background(
-                science, reference, beta, *psfs, weights[1], aligned.footprint, self.config.box
+            level, found, how = residual_background(
+                science, reference, beta, *psfs, weights, aligned.footprint, self.config.box
             )
-            if found < CORRELATED or factor != 1.0:
+            if attempt == 1 or found < CORRELATED:
                 break
             factor = found
+        sky = [_sky_step(science.name, level, how, taken=self.config.background), _noise_step(factor, found)]
         if self.config.background:
             science = science.with_(data=(science.data - level).astype(science.data.dtype))
         if factor != 1.0:
-            text = f"neighbouring pixels are correlated: both variances raised by {factor:.3f}²"
-            sky.append(Step("noise", text, {"factor": factor}))
-            science = science.with_(variance=science.known_variance * factor**2)
-            moved_image = aligned.image.with_(variance=aligned.image.known_variance * factor**2)
-            aligned = replace(aligned, image=moved_image)
+            science = science.with_(variance=weights[0])
+            aligned = replace(aligned, image=aligned.image.with_(variance=weights[1]))
         steps = [*_ratio_steps(ratio, self.given), *moved, *sky]
         matched = _Matched(ratio, reference, astrometric, factor, steps)
         return science, sci.sigma * factor, aligned, sigma_r * factor, matched
@@ -282,6 +282,21 @@ def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role:
     if sigma is not None:
         steps.append(Step("noise", f"{role}: background sigma {sigma:g} as given", {"sigma": sigma}))
     return _Exposure(image.with_(variance=variance), background, float(sigma or measured), steps)
+
+
+def _sky_step(name: str, level: np.ndarray, how: str, *, taken: bool) -> Step:
+    """Tell what sky was left in the difference, and whether it was taken off."""
+    middle = float(np.median(level))
+    text = f"{name}: {middle:+.4g} a pixel left in the difference, {'taken off' if taken else 'left, as asked'} ({how})"
+    return Step("background", text, {"offset": middle})
+
+
+def _noise_step(factor: float, found: float) -> Step:
+    """Tell how the noise of the smoothed difference on blank sky compares with white noise."""
+    text = f"blank sky of the smoothed difference varies {found:.3f} times as much as white noise of the variances"
+    if factor != 1.0:
+        text = f"neighbouring pixels are correlated: both variances raised by {factor:.3f}²; after that {text}"
+    return Step("noise", text, {"factor": factor, "found": found})
 
 
 def _to_one_grid(

@@ -94,10 +94,10 @@ def residual_background(
     beta: float,
     psf_science: PSF,
     psf_reference: PSF,
-    variance_reference: np.ndarray,
+    variances: tuple[np.ndarray, np.ndarray],
     footprint: np.ndarray,
     box: int | None = None,
-) -> tuple[np.ndarray, float, list[Step]]:
+) -> tuple[np.ndarray, float, str]:
     """Measure the sky and the noise that are left in N * P_r - beta R * P_n, where every static source cancels.
 
     In a crowded field the background of a single image is a guess; that of the difference is not. An offset gamma
@@ -112,7 +112,8 @@ def residual_background(
     beta : float
         F_n / F_r.
     psf_science, psf_reference : PSF
-    variance_reference : array (ny, nx)
+    variances : pair of arrays (ny, nx)
+        Of the science image and of the reference.
     footprint : bool array (ny, nx)
         Where the reference has data.
     box : int, optional
@@ -120,10 +121,10 @@ def residual_background(
 
     Returns
     -------
-    (level, factor, steps) : array (ny, nx), float, list of Step
-        `level` is to be taken off the science image. `factor` is the noise of the smoothed difference on blank sky
-        over that of white noise of the stated variances: above 1 where neighbouring pixels are correlated, as in
-        drizzled and resampled images.
+    (level, factor, how) : array (ny, nx), float, str
+        `level` is what to take off the science image, and `how` in a few words how it was found. `factor` is the noise
+        of the smoothed difference on blank sky over that of white noise of the stated variances: above 1 where
+        neighbouring pixels are correlated, as in drizzled and resampled images.
 
     Notes
     -----
@@ -144,8 +145,8 @@ def residual_background(
     white = sum(
         convolve(np.where(out, np.nan, variance), psf.data**2, normalize=False) * scale
         for variance, psf, scale in (
-            (science.known_variance, psf_reference, 1.0),
-            (variance_reference, psf_science, beta**2),
+            (variances[0], psf_reference, 1.0),
+            (variances[1], psf_science, beta**2),
         )
     )
     rest = smooth[0] - beta * smooth[1]
@@ -156,15 +157,10 @@ def residual_background(
         background, how = np.full(science.shape, level), "one level"
     else:
         background, how = _measure(np.where(out, 0, rest), out, side, 3, "auto").level, f"mesh of {side} px boxes"
-    middle = float(np.median(background))
-    text = f"{science.name}: {middle:+.4g} a pixel left in the difference, taken off ({how})"
-    steps = [Step("background", text, {"offset": middle})]
     usable = ~out & np.isfinite(white) & (white > 0)
     blank = usable & (white <= np.median(white[usable])) if usable.any() else usable
     factor = _robust_width((rest - background)[blank] / np.sqrt(white[blank])) if blank.sum() > 500 else 1.0
-    text = f"smoothed difference varies {factor:.3f} times as much as white noise of the stated variance on blank sky"
-    steps.append(Step("noise", text, {"factor": factor}))
-    return background, factor, steps
+    return background, factor, how
 
 
 def _robust_width(values: np.ndarray) -> float:

@@ -85,7 +85,7 @@ def find_stars(
     """
     data, bad, weight = _prepare(image, background_rms)
     if saturated is None:
-        from astrid_gpu.calibrate import saturation_mask
+        from astrid_gpu._saturation import saturation_mask
 
         saturated = saturation_mask(image)[0]
     hint = psf_fwhm if psf_fwhm is not None else (image.psf.fwhm if image.psf is not None else None)

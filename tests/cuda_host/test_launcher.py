@@ -98,7 +98,10 @@ def test_read_only_outputs_are_refused_and_inputs_taken():
 
 def test_null_pointers_pass():
     args = [context.NULL, *arguments()[1:]]
-    signature.check_arguments("scale", signature.parse_signatures(SCALE)["scale"], args, np.ndarray)
+    parsed = signature.parse_signatures(SCALE)["scale"]
+    assert signature.check_arguments("scale", parsed, args, np.ndarray) is None  # raises what it refuses
+    with pytest.raises(TypeError, match="pointer"):
+        signature.check_arguments("scale", parsed, [0, *args[1:]], np.ndarray)
 
 
 def test_wrong_number_of_arguments():

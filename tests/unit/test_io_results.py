@@ -120,6 +120,8 @@ def test_the_file_obeys_the_standard(tmp_path, diff):
     path = write_difference(diff, tmp_path / "d.fits")
     with fits.open(path, checksum=True) as hdus:  # warnings are errors
         hdus.verify("exception")
+        assert all(hdu.verify_checksum() == 1 for hdu in hdus if "CHECKSUM" in hdu.header)
+        assert len(hdus) > 1
 
 
 def test_a_result_without_anything(tmp_path):
