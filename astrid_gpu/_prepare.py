@@ -170,9 +170,7 @@ class PairPreparer:
         science, factor, found = sci.image, 1.0, 1.0
         for attempt in range(2):
             weights = (science.known_variance * factor**2, aligned.image.known_variance * factor**2)
-            ratio = flux_ratio(
-                science, aligned.image, *psfs, *stars, variance_science=weights[0], variance_reference=weights[1]
-            )
+            ratio = flux_ratio(science, aligned.image, *psfs, stars[0], stars[1], *weights)
             reference, astrometric, moved = _register(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             beta = self.given.flux_ratio or ratio.beta
             level, found, how = residual_background(
