@@ -106,7 +106,7 @@ def _triplet(figure: Any, cutouts: Cutouts, index: int, row: Any, box: tuple[flo
     scale = sky_scale(science, reference)
     values = difference[np.isfinite(difference)]
     sigma = float(np.diff(np.percentile(values, [15.865, 84.135]))[0]) / 2 if values.size else 1.0
-    panels = (
+    panels: tuple[tuple[np.ndarray, dict[str, Any]], ...] = (
         (science - scale.level, {"cmap": MAP, "norm": scale.norm()}),
         (reference - scale.level, {"cmap": MAP, "norm": scale.norm()}),
         (difference, {"cmap": DIVERGING, "vmin": -6 * (sigma or 1), "vmax": 6 * (sigma or 1)}),
