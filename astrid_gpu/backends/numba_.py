@@ -1,20 +1,27 @@
-"""The fast CPU backend: NumPy arrays in float32, scipy.fft transforms, Numba kernels for the fused operations."""
+"""The fast CPU backend: NumPy arrays in float32, FFTs by `backends.fft`, Numba kernels for the fused operations."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import cache, wraps
 from importlib import import_module, util
 from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from astrid_gpu.backends.base import Backend, BackendSpec, BackendStatus
-from astrid_gpu.backends.numpy_ import NumpyBackend, cpu_threads
+from astrid_gpu.backends.fft import fft_provider
+from astrid_gpu.backends.numpy_ import NumpyBackend
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.errors import BackendUnavailableError
 
 __all__ = ["NumbaBackend", "spec"]
 
+_turn = threading.RLock()
 _INSTALL = "install it with: pip install 'astrid-gpu[cpu]'"
 # operation -> module of astrid_gpu.kernels that holds a function of the same name
 _OPS = {
@@ -34,13 +41,63 @@ class _LazyOps(Mapping[str, Callable[..., Any]]):
     """The table of fused operations; a kernel module is imported (and Numba with it) when its operation is used."""
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
-        return getattr(import_module(f"astrid_gpu.kernels.{_OPS[name]}"), name)
+        module = _kernels(_OPS[name])
+        operation = getattr(module, name)
+        return _threaded(operation) if _is_parallel(_OPS[name]) else operation
 
     def __iter__(self) -> Iterator[str]:
         return iter(_OPS)
 
     def __len__(self) -> int:
         return len(_OPS)
+
+
+@cache
+def _kernels(name: str) -> ModuleType:
+    """Import a module of kernels; Numba looks for the folder of its compiled code while doing so.
+
+    That is ``NUMBA_CACHE_DIR`` if set, else ``__pycache__`` beside the kernels, else, where that cannot be written, the
+    user's cache folder.
+    """
+    try:
+        return import_module(f"astrid_gpu.kernels.{name}")
+    except RuntimeError as exc:
+        if "cannot cache" not in str(exc):
+            raise
+        msg = (
+            "Numba finds no folder to keep compiled code in: neither the installed package nor the user's cache folder "
+            "can be written; set NUMBA_CACHE_DIR to a folder that can"
+        )
+        raise BackendUnavailableError(msg) from exc
+
+
+@cache
+def _is_parallel(name: str) -> bool:
+    """Whether a module has kernels that run on Numba's own threads, rather than on one thread or Python's."""
+    options = (getattr(value, "targetoptions", None) for value in vars(_kernels(name)).values())
+    return any(isinstance(option, dict) and option.get("parallel") for option in options)
+
+
+def _threaded(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """Return an operation that runs on `cpu_threads()` of Numba's threads, from whichever thread it is called.
+
+    Numba counts threads anew in every thread that calls it, and its simplest layer, workqueue, ends the process when
+    two threads call at once: there they take turns.
+    """
+
+    @wraps(operation)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import numba
+
+        before = numba.get_num_threads()  # starts the layer
+        with _turn if numba.threading_layer() == "workqueue" else nullcontext():
+            numba.set_num_threads(min(cpu_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            try:
+                return operation(*args, **kwargs)
+            finally:
+                numba.set_num_threads(before)
+
+    return run
 
 
 class NumbaBackend(NumpyBackend):
@@ -63,11 +120,11 @@ def _probe() -> BackendStatus:
 
 def _load() -> Backend:
     try:
-        import numba
+        import_module("numba")
     except Exception as exc:
         msg = f"Numba is installed but does not import ({exc}); {_INSTALL}"
         raise BackendUnavailableError(msg) from exc
-    numba.set_num_threads(min(cpu_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    fft_provider()  # what ASTRID_GPU_FFT asks for and is missing is told now
     return NumbaBackend()
 
 

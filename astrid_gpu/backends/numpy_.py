@@ -1,32 +1,24 @@
-"""The reference backend: NumPy and scipy.fft, float64 unless the input is float32."""
+"""The reference backend: NumPy and an FFT library, float64 unless the input is float32."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
 
-from astrid_gpu.backends.base import BackendSpec, BackendStatus
+from astrid_gpu.backends.base import Backend, BackendSpec, BackendStatus
+from astrid_gpu.backends.fft import fast_length, fft_provider
+from astrid_gpu.backends.threads import cpu_threads
 
 __all__ = ["NumpyBackend", "cpu_threads", "spec"]
 
 
-@lru_cache(maxsize=1)
-def cpu_threads() -> int:
-    """Return the threads to use: ``ASTRID_GPU_THREADS``, else the cores this process may run on."""
-    wanted = os.environ.get("ASTRID_GPU_THREADS", "")
-    if wanted.isdigit() and int(wanted) > 0:
-        return int(wanted)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 class NumpyBackend:
-    """NumPy arrays, scipy.fft transforms, no fused operation: everything runs in the reference."""
+    """NumPy arrays, no fused operation: everything runs in the reference. Transforms by `backends.fft`."""
 
     name: str = "numpy"
     is_gpu: bool = False
@@ -49,32 +41,19 @@ class NumpyBackend:
 
     def rfft2(self, array: np.ndarray) -> np.ndarray:
         """Forward real FFT over the last two axes, unnormalised."""
-        from scipy import fft
-
-        return fft.rfft2(array, workers=cpu_threads())
+        return fft_provider().rfft2(array)
 
     def irfft2(self, spectrum: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-        """Inverse real FFT over the last two axes, divided by the number of pixels."""
-        from scipy import fft
-
-        return fft.irfft2(spectrum, s=shape, workers=cpu_threads(), overwrite_x=True)
+        """Inverse real FFT over the last two axes, divided by the number of pixels. Destroys `spectrum`."""
+        return fft_provider().irfft2(spectrum, shape, overwrite=True)
 
     def next_fast_len(self, n: int) -> int:
-        """Return the next length with no prime factor above 11."""
-        from scipy import fft
-
-        return int(fft.next_fast_len(n))
+        """Return the next length with no prime factor above 11, a multiple of 4 where that costs little."""
+        return fast_length(n)
 
     def free_memory(self) -> int:
-        """Return the bytes of memory the operating system calls available."""
-        try:
-            with Path("/proc/meminfo").open(encoding="ascii") as lines:
-                for line in lines:
-                    if line.startswith("MemAvailable"):
-                        return int(line.split()[1]) * 1024
-            return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
-        except (OSError, ValueError):
-            return 2 << 30
+        """Return the bytes of memory the operating system calls available, or a container's limit leaves."""
+        return min(_available(), _left_in_container())
 
     def synchronize(self) -> None:
         """Return at once: the CPU is never behind."""
@@ -83,8 +62,38 @@ class NumpyBackend:
         return f"<backend {self.name}: {np.dtype(self.float_dtype).name}, {cpu_threads()} threads>"
 
 
+def _available() -> int:
+    """Return the bytes the operating system would hand out, 2 GiB where it does not say."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable"):
+                    return int(line.split()[1]) * 1024
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return 2 << 30
+
+
+def _left_in_container(folder: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return what is left of a container's memory, or more than there can be where nothing limits it."""
+    try:
+        limit, used = ((folder / f"memory.{name}").read_text(encoding="ascii") for name in ("max", "current"))
+        cached = [line for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines() if "file" in line]
+        reclaimable = sum(
+            int(line.split()[1]) for line in cached if line.split()[0] in ("active_file", "inactive_file")
+        )
+        return max(int(limit) - int(used) + reclaimable, 0)
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return 1 << 62
+
+
 def _probe() -> BackendStatus:
     return BackendStatus(True, "always available", {"numpy": np.__version__, "threads": str(cpu_threads())})
 
 
-spec = BackendSpec(name="numpy", priority=10, probe=_probe, load=NumpyBackend)
+def _load() -> Backend:
+    fft_provider()  # what ASTRID_GPU_FFT asks for and is missing is told now
+    return NumpyBackend()
+
+
+spec = BackendSpec(name="numpy", priority=10, probe=_probe, load=_load)
