@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from astrid_gpu._host_ops import host_op
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import Image
-from astrid_gpu.ops.mask import dilate
-from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, pixel_sigma, source_variance
+from astrid_gpu.ops import mask as mask_ops
+from astrid_gpu.ops import noise as noise_ops
+from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, pixel_sigma
 from astrid_gpu.results import Background, Step
 
-__all__ = ["noise_variance", "sky_sigma", "source_pixels"]
+__all__ = ["median_of", "noise_variance", "sky_sigma", "source_pixels"]
 
 _WINGS = ((30.0, 2.0), (200.0, 3.0), (1000.0, 5.0), (5000.0, 8.0))  # peak in noise of the smoothed image; FWHM
 
@@ -31,7 +33,7 @@ def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, fl
 
     Returns
     -------
-    variance : float64 array, shape (ny, nx)
+    variance : array, shape (ny, nx), dtype of the image
         Unit of the image squared; positive and finite everywhere (bad pixels get that of blank sky).
     sigma : float
         Background standard deviation of a pixel.
@@ -43,18 +45,19 @@ def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, fl
     sky predict the noise of the pixels, and the pixel-to-pixel noise agrees, that is taken and not the histogram's.
     """
     bad = image.bad
-    rms = np.broadcast_to(np.asarray(background.rms, float), image.shape)
+    rms = np.broadcast_to(np.asarray(background.rms, _float(image)), image.shape)
     if image.variance is not None:
         return _given_variance(image, bad, rms)
     gain, origin = _gain(image, rms, bad)
     sigma, why = _background_sigma(image, bad, rms, gain if origin == "given" else None)
-    shape = rms / np.median(rms[~bad]) if (~bad).any() else np.ones_like(rms)
-    sigma_map = sigma * np.clip(shape, 0.5, 3.0)
+    typical = rms.dtype.type(median_of(rms, bad))
+    sigma_map = np.clip(rms / typical, 0.5, 3.0) * rms.dtype.type(sigma)
     if gain is None:
         variance = sigma_map**2
         text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); no gain: source photon noise left out"
     else:
-        variance = source_variance(np.where(bad, 0.0, image.data), sigma_map, gain, bad)
+        variance = host_op("source_variance", noise_ops.source_variance)(image.data, sigma_map, gain, bad)
+        variance = variance.astype(rms.dtype, copy=False)
         note = "gain" if origin == "given" else "gain estimated from the sky level and its noise"
         text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); source photon noise by {note} {gain:.4g}"
     values = {"sigma": sigma, "gain": gain, "gain_origin": origin, "sigma_origin": why}
@@ -63,29 +66,30 @@ def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, fl
 
 def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.ndarray, float, Step]:
     """Take the variance plane; sigma is that of its blank sky, its ratio to the pixels' own noise is reported."""
-    plane = image.variance.astype(np.float64)  # type: ignore[union-attr]
+    plane = np.asarray(image.variance)
     usable = np.isfinite(plane) & (plane > 0)
     good = usable & ~bad
     if not good.any():
         msg = f"{image.name}: no good pixel has a positive, finite variance; give a variance in data units squared"
         raise InputError(msg)
-    typical = float(np.median(plane[good]))
-    sky = good & (np.abs(np.where(bad, 0.0, image.data)) < 3 * np.median(rms))
-    sigma = float(np.sqrt(np.median(plane[sky]))) if sky.sum() > 100 else float(np.sqrt(typical))
-    measured = sky_sigma(image.data, bad | source_pixels(np.where(bad, 0.0, image.data), rms, bad, 3.5))[1]
+    typical = median_of(plane, ~good)
+    sky = good & (np.abs(np.where(bad, 0, image.data)) < 3 * median_of(rms, bad))
+    enough = np.count_nonzero(sky) > 100
+    sigma = float(np.sqrt(median_of(plane, ~sky) if enough else typical))
+    measured = sky_sigma(image.data, bad | source_pixels(image.data, rms, bad, 3.5))[1]
     ratio = measured / sigma
-    n_unusable = int((~usable & ~bad).sum())
+    n_unusable = int(np.count_nonzero(~usable & ~bad))
     more = f"; {n_unusable} pixels without a usable variance got that of blank sky" if n_unusable else ""
     text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel, the sky's {ratio:.2f} of it{more}"
     values = {"sigma": sigma, "measured_over_given": ratio, "n_unusable": n_unusable, "sigma_origin": "variance plane"}
-    return np.where(usable, plane, sigma**2), sigma, Step("noise", text, values)
+    return np.where(usable, plane, plane.dtype.type(sigma**2)), sigma, Step("noise", text, values)
 
 
 def _gain(image: Image, rms: np.ndarray, bad: np.ndarray) -> tuple[float | None, str]:
     """Return electrons per unit and where that number comes from: "given", "sky" or "unknown"."""
     if image.gain is not None and np.isfinite(image.gain) and image.gain > 0:
         return float(image.gain), "given"
-    sigma = pixel_sigma(np.where(bad, 0.0, image.data), bad)
+    sigma = pixel_sigma(image.data, bad)
     level = image.background_level
     # A calibrated sky near zero says nothing of photons; a pedestal makes this gain an upper limit.
     if np.isfinite(sigma) and sigma > 0 and level > 10 * sigma:
@@ -95,11 +99,11 @@ def _gain(image: Image, rms: np.ndarray, bad: np.ndarray) -> tuple[float | None,
 
 def _background_sigma(image: Image, bad: np.ndarray, rms: np.ndarray, gain: float | None) -> tuple[float, str]:
     """Return the background noise of a pixel and which measurement it is."""
-    data = np.where(bad, 0.0, image.data.astype(np.float64))
-    measured = float(np.median(rms[~bad])) if (~bad).any() else float(np.median(rms))
-    white = pixel_sigma(data, bad | dilate(data > 3.0 * rms, 1))
+    measured = median_of(rms, bad)
+    bright = np.where(bad, False, image.data > 3.0 * rms)
+    white = pixel_sigma(image.data, bad | _dilate(bright, 1))
     if not np.isfinite(white):
-        white = pixel_sigma(data, bad)
+        white = pixel_sigma(image.data, bad)
     if gain is not None and image.background_level > 0 and np.isfinite(white):
         photon = image.background_level / gain + ((image.read_noise or 0.0) / gain) ** 2
         predicted = float(np.sqrt(photon))
@@ -110,14 +114,12 @@ def _background_sigma(image: Image, bad: np.ndarray, rms: np.ndarray, gain: floa
 
 def source_pixels(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: float) -> np.ndarray:
     """Return pixels of sources: 2.5 sigma after smoothing to the PSF, three or more together, grown by a FWHM."""
-    from scipy.ndimage import gaussian_filter, label
+    from scipy.ndimage import label
 
     width = fwhm / 2.3548
-    smooth = gaussian_filter(np.where(bad, 0.0, signal).astype(np.float32), width, mode="nearest")
-    if bad.any():
-        weight = gaussian_filter((~bad).astype(np.float32), width, mode="nearest")
-        smooth /= np.maximum(weight, np.float32(0.1))
-    noise = _median(rms, bad) / (2 * np.sqrt(np.pi) * width)
+    pixels = np.asarray(signal, np.float32)
+    smooth = host_op("smooth_good", noise_ops.smooth_good)(pixels, bad, width, 0.1)
+    noise = median_of(rms, bad) / (2 * np.sqrt(np.pi) * width)
     # Correlated pixels keep more noise than that through the smoothing: ask the smoothed image itself as well.
     sample = _sample(smooth, bad)
     noise = max(noise, lower_sigma(sample, float(np.median(sample))))
@@ -125,26 +127,45 @@ def source_pixels(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: fl
     parts, n = label(above)
     if n == 0:
         return above
-    area = np.bincount(parts.ravel())
-    peak = np.zeros(n + 1)
-    np.maximum.at(peak, parts.ravel(), smooth.ravel())
+    # From here on only the pixels above the threshold are looked at: few of a sky's.
+    places = np.flatnonzero(above)
+    number = parts.ravel()[places]
+    area, peak = np.bincount(number, minlength=n + 1), np.zeros(n + 1, np.float32)
+    np.maximum.at(peak, number, smooth.ravel()[places])
     real = (area >= 3) & (peak > 4.0 * noise)
-    real[0] = False
-    core = real[parts]
-    grown = dilate(core, max(2, round(fwhm)))
+    core = _marked(above.shape, places[real[number]])
+    grown = _dilate(core, max(2, round(fwhm)))
     # Wings of brighter objects reach further; in a crowd they cannot all be masked.
     for brightness, reach in _WINGS:
         bright = (peak > brightness * noise) & real
-        wider = grown | dilate(bright[parts], round(reach * fwhm)) if bright.any() else grown
-        if (wider | bad).mean() > 0.5:
+        if bright.any():
+            wider = grown | _dilate(_marked(above.shape, places[bright[number]]), round(reach * fwhm))
+        else:
+            wider = grown
+        if _share(wider | bad) > 0.5:
             break
         grown = wider
-    return grown if (grown | bad).mean() < 0.85 else core
+    return grown if _share(grown | bad) < 0.85 else core
+
+
+def _marked(shape: tuple[int, ...], places: np.ndarray) -> np.ndarray:
+    """Return a mask that is True at flat indices."""
+    mask = np.zeros(shape, bool)
+    mask.ravel()[places] = True
+    return mask
+
+
+def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+    return host_op("dilate", mask_ops.dilate)(mask, radius)
+
+
+def _share(mask: np.ndarray) -> float:
+    return np.count_nonzero(mask) / mask.size
 
 
 def sky_sigma(signal: np.ndarray, out: np.ndarray) -> tuple[float, float, int]:
-    """Return level, sigma and count of the sky pixels of a background-subtracted image."""
-    values = signal[~out] if not out.all() else signal[np.isfinite(signal)]
+    """Return level, sigma and count of the sky pixels of a background-subtracted image, of a large one of a part."""
+    values = _sample(signal, out) if not out.all() else signal[np.isfinite(signal)]
     return clipped_statistics(values.astype(np.float64))
 
 
@@ -156,5 +177,11 @@ def _sample(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
     return found if found.size else values[~bad] if not bad.all() else values.ravel()
 
 
-def _median(values: np.ndarray, bad: np.ndarray) -> float:
+def median_of(values: np.ndarray, bad: np.ndarray) -> float:
+    """Return the median of the good pixels, of a large image that of a regular part of them."""
     return float(np.median(_sample(np.broadcast_to(values, bad.shape), bad)))
+
+
+def _float(image: Image) -> np.dtype:
+    """Return the type to compute in: the image's, if it is one of reals."""
+    return image.data.dtype if image.data.dtype.kind == "f" else np.dtype(np.float64)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
-from astrid_gpu._noise import noise_variance, sky_sigma, source_pixels
+from astrid_gpu._noise import median_of, noise_variance, sky_sigma, source_pixels
 from astrid_gpu._saturation import saturation_mask
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import PSF, Image
@@ -69,20 +69,22 @@ def subtract_background(
     _refuse_constant(image, bad)
     fwhm = psf_fwhm or (image.psf.fwhm if image.psf is not None and np.isfinite(image.psf.fwhm) else 4.0)
     side = _box_side(image.shape, bad, box, fwhm)
-    data = np.where(bad, 0.0, image.data.astype(np.float64))
+    kind = image.data.dtype if image.data.dtype.kind == "f" else np.dtype(np.float64)
+    data = np.where(bad, kind.type(0), image.data.astype(kind, copy=False))
     covered = np.zeros(image.shape, bool) if sources is None else sources.astype(bool)
     background = _measure(data, bad | covered, side, filter_size, backend)
     for _ in range(2 if sources is None else 0):
         covered = source_pixels(data - background.level, background.rms, bad, fwhm)
         background = _measure(data, bad | covered, side, filter_size, backend)
-        if covered.mean() < _SPARSE:  # the first pass was hardly disturbed: a third would change nothing
+        if (
+            np.count_nonzero(covered) < _SPARSE * covered.size
+        ):  # the first pass was hardly disturbed: a third would change nothing
             break
-    level = background.level.astype(image.data.dtype if image.data.dtype.kind == "f" else np.float64)
-    taken = float(np.median(background.level))
-    subtracted = image.with_(data=image.data - level, background_level=image.background_level + taken)
+    taken = median_of(background.level, np.zeros(image.shape, bool))
+    subtracted = image.with_(data=image.data - background.level, background_level=image.background_level + taken)
     _, sigma, _ = sky_sigma(subtracted.data, bad | covered)
     how = f"mesh of {side} px boxes" if side else "one level (the image is small or mostly masked)"
-    share = float(covered.mean())
+    share = np.count_nonzero(covered) / covered.size
     text = f"{image.name}: sky {taken:.6g} +- {sigma:.4g} a pixel, {how}; {100 * share:.1f} % masked as sources"
     values = {"level": taken, "sigma": sigma, "box": side or 0, "source_fraction": share}
     return subtracted, background, Step("background", text, values)
@@ -171,13 +173,17 @@ def _robust_width(values: np.ndarray) -> float:
 
 def _refuse_constant(image: Image, bad: np.ndarray) -> None:
     """Raise for an image that holds nothing to measure."""
-    good = image.data[~bad]
-    if good.size == 0:
+    n_good = bad.size - np.count_nonzero(bad)
+    if n_good == 0:
         msg = f"{image.name}: all {bad.size} pixels are masked or not finite; there is nothing to subtract"
         raise InputError(msg)
-    if good.size < 9:
-        msg = f"{image.name}: only {good.size} of {bad.size} pixels are good; at least 9 are needed for a background"
+    if n_good < 9:
+        msg = f"{image.name}: only {n_good} of {bad.size} pixels are good; at least 9 are needed for a background"
         raise InputError(msg)
+    good = image.data[::16][~bad[::16]]
+    if good.size and good.min() < good.max():
+        return
+    good = image.data[~bad]
     low, high = float(good.min()), float(good.max())
     if low == high:
         msg = (
@@ -196,24 +202,25 @@ def _box_side(shape: tuple[int, int], bad: np.ndarray, box: int | None, fwhm: fl
         return int(box) if box <= min(shape) else None
     side = max(64, int(np.ceil(12 * fwhm)))
     side = min(side, min(shape) // _SMALLEST_MESH)
-    if side < max(_SMALLEST_BOX, 6 * fwhm) or bad.mean() > 0.7:
+    if side < max(_SMALLEST_BOX, 6 * fwhm) or np.count_nonzero(bad) > 0.7 * bad.size:
         return None
     return side
 
 
 def _measure(data: np.ndarray, out: np.ndarray, side: int | None, filter_size: int, backend: Any) -> Background:
     """Return the background with the pixels `out` left out: the mesh, or one level."""
-    if side is not None and out.mean() < 0.9:
+    if side is not None and np.count_nonzero(out) < 0.9 * out.size:
         from astrid_gpu.engine.background import estimate_background
 
         found = estimate_background(data, box=side, filter_size=filter_size, mask=out, backend=backend)
-        level, rms = np.asarray(found.level, float), np.asarray(found.rms, float)
+        level, rms = (np.asarray(plane, data.dtype) for plane in (found.level, found.rms))
         if np.all(np.isfinite(level)) and np.all(rms > 0):
             return Background(level, rms, np.asarray(found.mesh, float))
     if out.all():
         out = np.zeros_like(out)
     one, sigma = _one_level(data[~out])
-    return Background(np.full(data.shape, one), np.full(data.shape, sigma), np.full((1, 1), one))
+    level, rms = (np.full(data.shape, value, data.dtype) for value in (one, sigma))
+    return Background(level, rms, np.full((1, 1), one))
 
 
 def _one_level(values: np.ndarray) -> tuple[float, float]:

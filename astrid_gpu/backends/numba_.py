@@ -34,6 +34,9 @@ _OPS = {
     "find_peaks": "peaks_numba",
     "measure_moments": "moments_numba",
     "gather_stamps": "stamps_numba",
+    "smooth_good": "noise_numba",
+    "source_variance": "noise_numba",
+    "dilate": "noise_numba",
 }
 
 

@@ -6,10 +6,21 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAD_TO_SIGMA", "clipped_statistics", "lower_sigma", "median_sigma", "pixel_sigma", "source_variance"]
+__all__ = [
+    "MAD_TO_SIGMA",
+    "clipped_statistics",
+    "lower_sigma",
+    "median_sigma",
+    "pixel_sigma",
+    "smooth_good",
+    "source_variance",
+]
 
 MAD_TO_SIGMA = 1.4826022185056018
 """Standard deviation of a Gaussian over its median absolute deviation."""
+
+_RESPONSES = 2_000_000  # their median is good to 0.1 % of sigma, neighbours being correlated
+_LEAST = 1e-3  # of a Gaussian's weight on good pixels
 
 
 def median_sigma(values: np.ndarray) -> tuple[float, float]:
@@ -69,7 +80,8 @@ def pixel_sigma(image: np.ndarray, bad: np.ndarray) -> float:
 
     The median absolute value of the image filtered by [1 -2 1] along both axes, whose response to white noise of
     unit variance is 6 (Immerkaer 1996, CVIU 64, 300). Anything smooth on the scale of a PSF drops out, so unresolved
-    faint stars do not count; noise correlated between neighbours is underestimated, by design.
+    faint stars do not count; noise correlated between neighbours is underestimated, by design. Of images beyond
+    four million pixels only every n-th row is filtered.
 
     Parameters
     ----------
@@ -78,15 +90,46 @@ def pixel_sigma(image: np.ndarray, bad: np.ndarray) -> float:
     bad : bool array, shape (ny, nx)
         A filtered pixel counts only if its whole 3x3 is good.
     """
-    if min(image.shape) < 3:
+    ny, nx = image.shape
+    if min(ny, nx) < 3:
         return float("nan")
-    filled = np.where(bad, 0.0, image)
-    rows = filled[:-2] - 2.0 * filled[1:-1] + filled[2:]
+    y = np.arange(1, ny - 1, max(1, ny * nx // _RESPONSES))
+    above, here, below = (np.where(bad[rows], 0.0, image[rows]) for rows in (y - 1, y, y + 1))
+    rows = above - 2.0 * here + below
     both = rows[:, :-2] - 2.0 * rows[:, 1:-1] + rows[:, 2:]
-    lost = bad[:-2] | bad[1:-1] | bad[2:]
+    lost = bad[y - 1] | bad[y] | bad[y + 1]
     lost = lost[:, :-2] | lost[:, 1:-1] | lost[:, 2:]
     response = np.abs(both[~lost])
     return MAD_TO_SIGMA * float(np.median(response)) / 6.0 if response.size else float("nan")
+
+
+def smooth_good(signal: np.ndarray, bad: np.ndarray, width: float, least: float) -> np.ndarray:
+    r"""Return a Gaussian-weighted mean of the good pixels round each pixel.
+
+    .. math:: \tilde I = \frac{g \star m I}{\max(g \star m, w_0)}
+
+    with m = 1 for good pixels and 0 for bad ones, g of sum 1 cut at 4 sigma, and the outermost pixels repeated
+    beyond the edges.
+
+    Parameters
+    ----------
+    signal : float array, shape (ny, nx)
+        Values under `bad` are not used.
+    bad : bool array, shape (ny, nx)
+    width : float
+        Sigma of g in pixels.
+    least : float
+        w_0: below this share of weight on good pixels the mean fades towards 0.
+
+    Returns
+    -------
+    array, shape (ny, nx), dtype of `signal`
+    """
+    from scipy.ndimage import gaussian_filter
+
+    weight = gaussian_filter((~bad).astype(signal.dtype), width, mode="nearest")
+    smooth = gaussian_filter(np.where(bad, signal.dtype.type(0), signal), width, mode="nearest")
+    return smooth / np.maximum(weight, signal.dtype.type(least))
 
 
 def source_variance(signal: np.ndarray, sigma: Any, gain: float, bad: np.ndarray, *, width: float = 0.8) -> np.ndarray:
@@ -117,15 +160,11 @@ def source_variance(signal: np.ndarray, sigma: Any, gain: float, bad: np.ndarray
     Returns
     -------
     float64 array, shape (ny, nx)
-        In the square of the unit of `signal`; at bad pixels that of the smoothed surroundings.
+        In the square of the unit of `signal`, at bad pixels that of the smoothed surroundings. (The fused twin returns
+        the type of `signal`.)
     """
-    from scipy.ndimage import gaussian_filter
-
-    good = (~bad).astype(float)
-    filled = np.where(bad, 0.0, signal)
-    weight = gaussian_filter(good, width, mode="nearest")
-    smooth = gaussian_filter(filled, width, mode="nearest") / np.maximum(weight, 1e-3)
-    smooth = np.maximum(smooth, 0.0)
+    filled = np.where(bad, 0.0, np.asarray(signal, dtype=float))
+    smooth = np.maximum(smooth_good(filled, bad, width, _LEAST), 0.0)
     noise = np.maximum(np.asarray(sigma, dtype=float), np.finfo(np.float32).tiny)
     floor = noise / (2.0 * np.sqrt(np.pi) * width)  # noise left after the smoothing
     ratio = (smooth / (10.0 * noise)) ** 4
