@@ -36,7 +36,7 @@ _PUBLIC = {
     "read_psfex": "astrid_gpu.io",
     "register_backend": "astrid_gpu.backends",
     "subtract": "astrid_gpu.subtract",
-    "subtract_stack": "astrid_gpu.subtract",
+    "subtract_stack": "astrid_gpu.subtract_stack",
     "write_dataset": "astrid_gpu.dataset",
     "zogy": "astrid_gpu.engine.zogy",
 }

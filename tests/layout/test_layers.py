@@ -13,7 +13,7 @@ LAYERS = [
     {"ops"},
     {"io", "image", "results", "config"},
     {"engine"},
-    {"align", "calibrate", "stars", "psf", "tiles", "subtract", "detect", "cutouts", "quality"},
+    {"align", "calibrate", "stars", "psf", "tiles", "subtract", "subtract_stack", "detect", "cutouts", "quality"},
     {"dataset", "simulate", "acquire"},
     {"run", "report"},
     {"cli", "compat", "demo", "__main__"},

@@ -1,9 +1,12 @@
-"""`subtract_stack`: equal to looping `subtract`, in order, lazy, in bounded memory, with errors in their place."""
+"""`subtract_stack`: equal to looping `subtract`, in order, lazy, in bounded memory, past files that fail."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import pytest
 import astrid_gpu as ag
 from astrid_gpu import _prepare
 from astrid_gpu import subtract as subtract_function
-from astrid_gpu.errors import ConfigError, DeviceMemoryError, InputError
+from astrid_gpu.errors import AstridGpuError, ConfigError, DeviceMemoryError, FitsError, InputError
 
 pytest.importorskip("astropy", reason="the simulated WCS needs astropy")
 
@@ -120,6 +123,118 @@ def test_an_error_is_raised_by_default(known):
     assert next(stack).meta["science"] == "night 0"
     with pytest.raises(InputError, match="night 1"):
         next(stack)
+
+
+@pytest.mark.parametrize("batch", [3, 4])
+def test_an_error_is_raised_after_the_images_before_it(known, batch):
+    """As a loop of subtract() would: what was good is not lost with the batch."""
+    stack = ag.subtract_stack(nights(known[0], 5, bad=2), known[1], batch=batch)
+    assert [next(stack).meta["science"] for _ in range(2)] == ["night 0", "night 1"]
+    with pytest.raises(InputError, match="night 2"):
+        next(stack)
+
+
+def test_an_error_of_the_callers_generator_comes_after_its_images(known):
+    def broken():
+        yield from nights(known[0], 2)
+        msg = "the disk is gone"
+        raise OSError(msg)
+
+    stack = ag.subtract_stack(broken(), known[1], batch=1)
+    assert len([next(stack), next(stack)]) == 2
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(stack)
+
+
+def test_an_error_of_a_library_below_is_one_of_ours_with_the_image_named(known, monkeypatch):
+    prepare = _prepare.PairPreparer.prepare
+
+    def fails(self, image):
+        if image.name == "night 1":
+            msg = "Singular matrix"
+            raise np.linalg.LinAlgError(msg)
+        return prepare(self, image)
+
+    monkeypatch.setattr(_prepare.PairPreparer, "prepare", fails)
+    stack = list(ag.subtract_stack(nights(known[0], 3), known[1], on_error="return"))
+    assert [type(d) for d in stack] == [ag.Difference, AstridGpuError, ag.Difference]
+    assert str(stack[1]) == "image 1: LinAlgError: Singular matrix"
+    assert isinstance(stack[1].__cause__, np.linalg.LinAlgError)
+    with pytest.raises(np.linalg.LinAlgError):
+        list(ag.subtract_stack(nights(known[0], 3), known[1]))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_file_that_cannot_be_read_stops_nothing(known, looped, tmp_path, batch):
+    """Missing, cut short, no FITS: an error in its place; the files round it as ever, opened in order."""
+    paths = [tmp_path / f"{i}.fits" for i in range(6)]
+    for i, image in zip((0, 2, 5), nights(known[0], 6), strict=False):
+        ag.simulate.write_fits(image, paths[i])
+    paths[1].write_bytes(paths[0].read_bytes()[:5000])
+    paths[3].write_text("not found")
+    read = [ag.read_image(path) for path in (paths[0], paths[2], paths[5])]
+    want = [ag.subtract(image, known[1], backend="numpy") for image in read]
+    stack = ag.subtract_stack(map(str, paths), known[1], batch=batch, on_error="return", backend="numpy")
+    found = list(stack)
+    assert [isinstance(d, FitsError) for d in found] == [False, True, False, True, True, False]
+    for i in (1, 3, 4):
+        assert paths[i].name in str(found[i])
+    for one, other in zip((found[0], found[2], found[5]), want, strict=True):
+        same(one, other)
+
+
+def test_files_are_taken_one_ahead_and_no_more(known, tmp_path):
+    for i, image in enumerate(nights(known[0], 4)):
+        ag.simulate.write_fits(image, tmp_path / f"{i}.fits")
+    taken = []
+
+    def watched():
+        for i in range(4):
+            taken.append(i)
+            yield tmp_path / f"{i}.fits"
+
+    stack = ag.subtract_stack(watched(), known[1], batch=1)
+    assert taken == []
+    for i in range(4):
+        assert isinstance(next(stack), ag.Difference)
+        assert taken == list(range(min(i + 2, 4)))
+    assert next(stack, None) is None
+
+
+def test_memory_does_not_grow_with_the_number_of_images(known):
+    """Of the exposures and of the results never more than a batch and a little are alive."""
+    exposures, differences, most = [], [], []
+
+    def alive(references):
+        gc.collect()
+        return sum(reference() is not None for reference in references)
+
+    class Frame(np.ndarray):
+        """An array that can be counted."""
+
+    def frames():
+        for image in nights(known[0], 12):
+            data = image.data.view(Frame)
+            exposures.append(weakref.ref(data))
+            most.append(alive(exposures))
+            yield image.with_(data=data)
+
+    for diff in ag.subtract_stack(frames(), known[1], batch=3):
+        differences.append(weakref.ref(diff))
+        del diff
+        assert alive(differences) <= 3
+    assert len(most) == 12
+    assert max(most) <= 6
+
+
+def test_the_automatic_batch_follows_free_memory(known, monkeypatch):
+    module = sys.modules["astrid_gpu.subtract_stack"]
+    pair = _prepare.PairPreparer(known[1], module._settings(None, {})).prepare(known[0])
+    need = module._FRAMES_PER_IMAGE * 4 * known[0].data.size
+    for free, size in ((0, 1), (8 * need, 3), (1000 * need, 16)):
+        monkeypatch.setattr(module, "get_backend", lambda name, free=free: SimpleNamespace(free_memory=lambda: free))
+        assert module._size("auto", [pair], module._settings(None, {})) == size
+    assert module._size(5, [pair], module._settings(None, {})) == 5
 
 
 def test_the_reference_goes_through_its_stages_once(known, monkeypatch):
