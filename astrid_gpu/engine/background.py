@@ -106,9 +106,10 @@ def estimate_background(
     level, rms = _mesh(chosen, stack, bad, int(box), int(filter_size), float(clip), statistic)
     rows, columns = reference_ops.spline_axis(ny, level.shape[1]), reference_ops.spline_axis(nx, level.shape[2])
     maps = [_interpolate(chosen, mesh, rows, columns, dtype) for mesh in (level, rms)]
-    # The spline may overshoot below zero between a noisy box and a quiet one.
-    floor = chosen.asarray((0.5 * rms.min(axis=(1, 2), keepdims=True)).astype(dtype))
-    chosen.xp.maximum(maps[1], floor, out=maps[1])
+    # The spline may overshoot below zero between a noisy box and a quiet one; seldom, and the pass costs time.
+    floor = 0.5 * rms.min(axis=(1, 2), keepdims=True)
+    if np.any(reference_ops.spline_lowest(rms, rows, columns) < floor[:, 0, 0]):
+        chosen.xp.maximum(maps[1], chosen.asarray(floor.astype(dtype)), out=maps[1])
     arrays = [*maps, chosen.asarray(level)]
     if chosen.is_gpu and library_of(images) != "cupy":  # what came in decides what goes out
         arrays = [chosen.to_host(a) for a in arrays]
@@ -168,7 +169,7 @@ def _mesh(
         raise InputError(msg)
     usable = count >= np.maximum(MIN_GOOD, MIN_FRACTION * best)
     level, rms = (reference_ops.mesh_fill(mesh, usable) for mesh in (level, rms))
-    level, rms = (reference_ops.mesh_filter(mesh, filter_size) for mesh in (level, rms))
+    level, rms = np.split(reference_ops.mesh_filter(np.concatenate([level, rms]), filter_size), 2)
     return level, reference_ops.mesh_untilt(rms / reference_ops.clipped_width(clip), level)
 
 

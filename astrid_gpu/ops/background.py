@@ -35,6 +35,7 @@ __all__ = [
     "mesh_statistics",
     "mesh_untilt",
     "spline_axis",
+    "spline_lowest",
     "spline_matrix",
 ]
 
@@ -83,6 +84,8 @@ def _box_statistics(values: Any, clip: float, statistic: str) -> tuple[float, fl
         kept = values[abs(deviation) <= limit]
         if kept.size == values.size:
             break
+        if kept.size == 0:  # nearly all pixels alike, and one far off draws the median away from every one of them
+            kept = values[values == values[values.size // 2]]
         values = kept
     if statistic == "median":
         return median, spread
@@ -281,6 +284,23 @@ def spline_matrix(axis: SplineAxis) -> np.ndarray:
     unit = np.eye(axis.curvature.shape[0])
     values = w[0] * unit[axis.left] + w[1] * unit[axis.right]
     return values + w[2] * axis.curvature[axis.left] + w[3] * axis.curvature[axis.right]
+
+
+@lru_cache(maxsize=64)
+def _largest_gain(n: int, nodes: int) -> float:
+    """Return the largest sum of |weights| of the nodes over the pixels of an axis: 1 would be no overshoot."""
+    return float(np.abs(spline_matrix(spline_axis(n, nodes))).sum(axis=1).max())
+
+
+def spline_lowest(mesh: np.ndarray, rows: SplineAxis, columns: SplineAxis) -> np.ndarray:
+    """Return a number for each mesh (n, by, bx) that its spline does not fall below at any pixel.
+
+    The weights of the nodes sum to 1, so a spline through numbers of ``middle +- half`` stays within
+    ``middle +- gain half`` with the largest sum of their absolute values, `gain`.
+    """
+    gain = np.prod([_largest_gain(axis.left.size, axis.curvature.shape[0]) for axis in (rows, columns)])
+    low, high = mesh.min(axis=(1, 2)), mesh.max(axis=(1, 2))
+    return 0.5 * (low + high) - 0.5 * gain * (high - low)
 
 
 def mesh_interpolate(mesh: Any, rows: SplineAxis, columns: SplineAxis, dtype: Any, *, xp: Any = np) -> Any:

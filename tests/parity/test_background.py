@@ -77,6 +77,21 @@ def test_mesh_statistics_of_strange_pixels(backend, rng, kind, clip):
     same_statistics(statistics(backend, images, None, 32, clip, "sextractor"), expected, scale)
 
 
+LARGE = {
+    "sky": lambda sky: sky,
+    "half of it 0": lambda sky: np.where(np.arange(sky.shape[-1]) % 2, sky, 0.0),
+    "a tail": lambda sky: np.exp(sky),
+}
+
+
+@pytest.mark.parametrize("kind", LARGE)
+def test_mesh_statistics_of_one_large_box(backend, rng, kind):
+    images = LARGE[kind](rng.normal(0, 5, (1, 300, 260))).astype(np.float32)
+    images[0, ::40, ::50] = 1e6
+    expected = ops.mesh_statistics(images, None, 300, 3.0, "sextractor")
+    same_statistics(statistics(backend, images, None, 300, 3.0, "sextractor"), expected, expected[1].max())
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "nodes"), [((64, 64), (1, 1)), ((65, 130), (2, 5)), ((300, 31), (9, 1))])
 def test_mesh_interpolate(backend, rng, dtype, shape, nodes):

@@ -91,6 +91,19 @@ def test_a_crowded_box_gives_its_median():
     assert box_of(values, 9.0) == pytest.approx((median, values.std(), 40))
 
 
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("far", [1e6, -1e6])
+def test_one_pixel_far_from_a_constant_is_clipped(backend, far):
+    """The grouped median lies between the two, and nothing near it: the constant must win, not an empty box."""
+    if backend not in ag.available_backends():
+        pytest.skip(f"{backend} is not available here")
+    image = np.zeros((64, 64), np.float32)
+    image[5, 7] = far
+    background = ag.estimate_background(image, box=32, filter_size=1, backend=backend)
+    assert not background.level.any()
+    assert not background.rms.any()
+
+
 def test_infinite_clip_clips_nothing():
     values = [*np.zeros(15), 1e6]
     assert box_of(values, np.inf, "mean")[0] == pytest.approx(1e6 / 16)
@@ -179,6 +192,16 @@ def test_a_plane_through_the_mesh_is_a_plane():
     mesh = 2.0 * (centre_y - 15.5)[:, None] - 3.0 * (centre_x - 13.5)
     out = ops.mesh_interpolate(mesh[None], rows, columns, np.float64)[0]
     np.testing.assert_allclose(out, 2.0 * y - 3.0 * x, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("nodes", [(1, 1), (2, 3), (5, 9)])
+def test_a_spline_stays_above_its_bound(rng, nodes):
+    mesh = rng.uniform(1, rng.uniform(1, 3, (50, 1, 1)), (50, *nodes))
+    rows, columns = ops.spline_axis(40, nodes[0]), ops.spline_axis(77, nodes[1])
+    lowest, least = ops.spline_lowest(mesh, rows, columns), ops.mesh_interpolate(mesh, rows, columns, float)
+    assert np.all(lowest <= least.min(axis=(1, 2)) + 1e-12)
+    assert np.all(lowest <= mesh.min(axis=(1, 2)) + 1e-12)
+    assert ops.spline_lowest(np.ones((1, *nodes)), rows, columns) == pytest.approx(1.0)
 
 
 # ---- the whole -------------------------------------------------------------------------------------------------------
