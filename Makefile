@@ -1,4 +1,4 @@
-# Four verbs: demo, test, lint, bench. Each makes the virtual environment first if it is missing or out of date.
+# The verbs: demo, test, lint, bench. Each makes the virtual environment first if it is missing or out of date.
 # PYTHON=... chooses the interpreter, VENV=... the folder.
 
 VENV ?= .venv
@@ -7,13 +7,18 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.13 python3.12 python3.11)
 STAMP := $(VENV)/.installed
 PY := $(VENV)/bin/python
 
-.PHONY: demo test lint bench clean help
+RESULTS ?= out/benchmarks.json
+BENCH := -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc --benchmark-quiet
+
+.PHONY: demo test lint bench bench-quick bench-gpu clean help
 
 help:
 	@echo "make demo    simulate a ZTF-like field, subtract it, write pictures and tables to $(OUTPUT)/"
 	@echo "make test    run the tests"
 	@echo "make lint    ruff and mypy"
-	@echo "make bench   time the operations on this machine, error beside time"
+	@echo "make bench   time the operations on this machine, error beside time; RESULTS=FILE gets them as JSON"
+	@echo "make bench-quick  the same on small frames in under a minute: judges errors, not time"
+	@echo "make bench-gpu    tests, sanitizers, benchmarks and profiles on a CUDA device, with cupy installed for PYTHON"
 	@echo "make clean   remove what these made (not $(VENV))"
 
 demo: $(STAMP)
@@ -28,7 +33,13 @@ lint: $(STAMP)
 	$(PY) -m mypy
 
 bench: $(STAMP)
-	$(PY) -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc
+	$(PY) $(BENCH) --results $(RESULTS)
+
+bench-quick: $(STAMP)
+	$(PY) $(BENCH) --quick --results $(RESULTS)
+
+bench-gpu:
+	PYTHON="$(or $(PYTHON),python3)" bash benchmarks/run_gpu.sh
 
 # The first interpreter of at least 3.11 makes the environment; pip runs again only when pyproject.toml changes.
 $(STAMP): pyproject.toml

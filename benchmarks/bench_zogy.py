@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
-from astrid_gpu.backends.numpy_ import cpu_threads
+from astrid_gpu.backends.fft import fft_status
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.ops import zogy
 from astrid_gpu.run.scenes import subtraction_scene
 from benchmarks import peers
@@ -130,9 +131,24 @@ def test_threads(bench, threads, tmp_path):
     work = Work(make_zogy, {"backend": "numba", "shape": shape}, SMALL)
     with work.child({"ASTRID_GPU_THREADS": "1"}) as one, work.child({"ASTRID_GPU_THREADS": str(threads)}) as many:
         got = many.result(tmp_path / "score.npy")
-        bench.row("zogy pair", "numba", work=many.run, **common(shape), variant=f"{threads} threads",
+        variant = "1 thread" if threads == 1 else f"{threads} threads"
+        bench.row("zogy pair", "numba", work=many.run, **common(shape), variant=variant,
                   error=lambda _: np.abs(got - exact(shape)).max(),
                   rivals={"1 thread": one.run} if threads > 1 else {})  # fmt: skip
+
+
+@pytest.mark.parametrize("provider", ["scipy", "mkl", "pyfftw"])
+def test_fft_provider(bench, provider, tmp_path):
+    """One pair with each FFT library, in a process of its own; it matters where whole frames are transformed."""
+    shape = QUICK if bench.quick else (2048, 2048)
+    if fft_status()[provider] or "numba" not in ag.available_backends():
+        pytest.skip(f"{provider}: {fft_status()[provider]}")
+    work = Work(make_zogy, {"backend": "numba", "shape": shape}, SMALL)
+    with work.child({"ASTRID_GPU_FFT": provider}) as child:
+        got = child.result(tmp_path / "score.npy")
+        bench.row("zogy pair", "numba", work=child.run, **common(shape), variant=f"fft {provider}",
+                  error=lambda _: np.abs(got - exact(shape)).max(),
+                  rivals={"yardstick": make_yardstick(shape)})  # fmt: skip
 
 
 @pytest.mark.parametrize("peer", sorted(peers.SUBTRACTION))

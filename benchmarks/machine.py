@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.backends import backend_status
-from astrid_gpu.backends.numpy_ import cpu_threads
+from astrid_gpu.backends.fft import fft_provider
+from astrid_gpu.backends.threads import cpu_threads
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "mkl-fft", "pyfftw", "cupy-cuda12x", "cupy-cuda13x", "sep",
@@ -35,6 +36,7 @@ def describe(command: str | None = None) -> dict[str, Any]:
             "devices": {n: dict(s.details) for n, s in backend_status().items() if s.available},
         },
         "threads": cpu_threads(),
+        "fft": fft_provider().name,
         "versions": {"python": platform.python_version()} | {p: v for p in PACKAGES if (v := _version(p))},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

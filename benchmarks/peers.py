@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu.backends.numpy_ import cpu_threads
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.run.scenes import SubtractionScene
 
 

@@ -15,7 +15,7 @@ import scipy
 
 import astrid_gpu
 from astrid_gpu.backends import Backend, available_backends, backend_status, get_backend
-from astrid_gpu.backends.numpy_ import cpu_threads
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.engine.background import estimate_background
 from astrid_gpu.engine.convolve import convolve
 from astrid_gpu.engine.peaks import find_peaks
