@@ -1,4 +1,4 @@
-"""Numba twin of ops/fill.py: one gather per bad pixel."""
+"""Numba twin of ops/fill.py: one gather per bad pixel, of a padded frame or of one without padding."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-__all__ = ["fill_masked"]
+__all__ = ["fill_frame", "fill_masked"]
 
 # As astrid_gpu.ops.fill: kernels import nothing from above, and the parity test holds them equal.
 FADE, SHRINK = 0.005, 4.0
@@ -58,3 +58,76 @@ def fill_masked(images: Any, bad: Any, profiles: np.ndarray) -> np.ndarray:
 def _within(some: np.ndarray, radius: int) -> np.ndarray:
     """Return which rows (m, p), counted round, have one that is `some` within `radius`."""
     return np.any([np.roll(some, shift, axis=1) for shift in range(-radius, radius + 1)], axis=0)
+
+
+@nb.njit(nogil=True, cache=True)
+def _window(image, bad, scale, profile, y, x):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+    """Return the fill of one pixel, in noise units, and the part of its window that is missing; outside is missing."""
+    ny, nx = image.shape
+    radius = profile.size - 1
+    total, weight, square, full = 0.0, 0.0, 0.0, profile[0]
+    for k in range(1, radius + 1):
+        full += 2 * profile[k]
+    full *= full
+    for yy in range(max(y - radius, 0), min(y + radius + 1, ny)):
+        for xx in range(max(x - radius, 0), min(x + radius + 1, nx)):
+            if bad.size == 0 or bad[yy, xx] == 0:
+                g = profile[abs(yy - y)] * profile[abs(xx - x)]
+                total += g * image[yy, xx]
+                weight += g
+                square += g * g
+    norm = weight + FADE * full
+    value = total * scale / norm
+    size = max(abs(value) - SHRINK * np.sqrt(square) / norm, 0.0)
+    return (size if value > 0 else -size), min(max(1 - weight / full, 0.0), 1.0)
+
+
+@nb.njit(nogil=True, cache=True)
+def _fill_margins(image, bad, scale, profile, ends, sides, end_part, side_part):  # noqa: ANN001, ANN202
+    """Fill the margins of a frame, as wide as the window reaches."""
+    ny, nx = image.shape
+    r = profile.size - 1
+    for k in range(2 * r):
+        y = k - r if k < r else ny + k - r
+        for x in range(-r, nx + r):
+            ends[k, x + r], end_part[k, x + r] = _window(image, bad, scale, profile, y, x)
+    for y in range(ny):
+        for k in range(2 * r):
+            x = k - r if k < r else nx + k - r
+            sides[y, k], side_part[y, k] = _window(image, bad, scale, profile, y, x)
+
+
+@nb.njit(nogil=True, cache=True)
+def _fill_pixels(image, bad, scale, profile, ys, xs, values, part):  # noqa: ANN001, ANN202
+    """Fill the pixels (ys, xs)."""
+    for k in range(ys.size):
+        values[k], part[k] = _window(image, bad, scale, profile, ys[k], xs[k])
+
+
+def fill_frame(image: np.ndarray, bad: np.ndarray, scale: float, profile: np.ndarray) -> tuple[Any, Any, Any]:
+    """Fill the holes and the margins of one frame: `astrid_gpu.ops.fill.fill_masked` without the padding.
+
+    Parameters
+    ----------
+    image : float32 (ny, nx)
+    bad : uint8 (ny, nx), nonzero = replace, or of no size: no holes
+    scale : float
+        Turns the image into units of its background noise.
+    profile : float (radius + 1,)
+        The window; beyond its reach r outside the frame there is nothing.
+
+    Returns
+    -------
+    holes, filled, missing
+        `holes` are (y, x), the bad pixels. `filled` and `missing` are each (values at the holes, rows above and below
+        (2 r, nx + 2 r), columns to the left and right (ny, 2 r)): the fill in noise units, and the part of the window
+        that is missing.
+    """
+    ny, nx = image.shape
+    r = profile.size - 1
+    margins = [np.empty(s, np.float32) for s in ((2 * r, nx + 2 * r), (ny, 2 * r)) * 2]
+    _fill_margins(image, bad, scale, profile, *margins)
+    holes = np.nonzero(bad) if bad.size else (np.zeros(0, np.int64),) * 2
+    values, part = (np.empty(holes[0].size, np.float32) for _ in range(2))
+    _fill_pixels(image, bad, scale, profile, *holes, values, part)
+    return holes, (values, *margins[:2]), (part, *margins[2:])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -128,8 +128,8 @@ def root(typingctx: Any, a: Any) -> Any:
     """Return the square root of each lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        function = builder.module.declare_intrinsic("llvm.sqrt", [_VECTOR])
-        return builder.call(function, args)
+        kind = ir.FunctionType(_VECTOR, [_VECTOR])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.sqrt.v{LANES}f32"), args)
 
     return lanes(lanes), codegen
 

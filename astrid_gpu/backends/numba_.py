@@ -25,6 +25,7 @@ _turn = threading.RLock()
 _INSTALL = "install it with: pip install 'astrid-gpu[cpu]'"
 # operation -> module of astrid_gpu.kernels that holds a function of the same name
 _OPS = {
+    "zogy_maps": "zogy_maps_numba",
     "zogy_spectra": "zogy_numba",
     "zogy_finish": "zogy_numba",
     "fill_masked": "fill_numba",

@@ -9,12 +9,14 @@ import numpy as np
 
 from astrid_gpu.backends import Backend, resolve_backend
 from astrid_gpu.engine import _checks
+from astrid_gpu.engine._frames import FILL_UNCERTAINTY, NEGLIGIBLE
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.ops import zogy as reference_ops
 from astrid_gpu.ops.fill import fill_profiles
 from astrid_gpu.ops.fourier import central_stamp, padded_shape, transfer_function
 from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
+from astrid_gpu.ops.zogy_kernels import ZogyKernels, zogy_kernels
 
 __all__ = ["Problem", "check"]
 
@@ -52,6 +54,9 @@ class Problem:
         self.padded = padded_shape(self.shape, int(sides.max()), self.backend.next_fast_len)
         shared = len(self.psf_science) == len(self.psf_reference) == 1 and np.all(self.params == self.params[:1])
         self.kernel_params = self.params[:1] if shared else self.params
+        self.small_grid = self.dtype == np.float32 and "zogy_maps" in self.backend.ops
+        self._last: tuple[int, ZogyKernels] | None = None
+        self._stamps: dict[int, np.ndarray] = {}
 
     def psf_spectra(self) -> tuple[Any, Any]:
         """P̂_n and P̂_r in double precision, (1 or n, py, hx)."""
@@ -63,18 +68,50 @@ class Problem:
             )
         return self._spectra
 
+    def kernels(self, i: int) -> ZogyKernels:
+        """Return the kernels of image i on a small grid; the last ones are kept."""
+        i = i if len(self.kernel_params) > 1 else 0
+        if self._last is None or self._last[0] != i:
+            psfs = (p[i % len(p)][None] for p in (self.psf_science, self.psf_reference))
+            self._last = i, zogy_kernels(*psfs, self.kernel_params[i : i + 1])
+            self._stamps[i] = self._last[1].psf_stamps(self._stamp_shape())[0]
+        return self._last[1]
+
+    def score_scales(self, i: int) -> tuple[float, float]:
+        """Return the factors from S of image i to the caller's score, and to flux (eq. 41)."""
+        return float(self.gain[i]), 1 / float(self.kernels(i).norm[0] * self.gain[i])
+
+    def difference_scale(self, i: int) -> float:
+        """Return what divides D of image i to give the caller's units."""
+        return float(reference_ops.flux_scale(self.params[i : i + 1])[0] * self.gain[i])
+
+    def _stamp_shape(self) -> tuple[int, int]:
+        """Sides of P_D: both PSFs', or what the padded frame holds."""
+        ky, kx = (min(s, p - 1 + p % 2) for s, p in zip(self.side, self.padded, strict=True))
+        return ky, kx
+
     def difference_psf(self) -> tuple[np.ndarray, np.ndarray]:
         """P_D as odd stamps (1 or n, ky, kx) of sum 1 on the host, and F_D (n,) in the caller's units."""
         if hasattr(self, "_difference_psf"):
             return self._difference_psf
         b = self.backend
-        Pn, Pr = (p.astype(np.result_type(self.dtype, np.complex64)) for p in self.psf_spectra())
-        frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), self.padded)
-        ky, kx = (min(s, p - 1 + p % 2) for s, p in zip(self.side, self.padded, strict=True))
-        stamps = b.to_host(central_stamp(frames, (ky, kx), xp=b.xp)).astype(np.float64)
-        stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
+        if self.small_grid:
+            for i in range(len(self.kernel_params)):
+                if i not in self._stamps:
+                    self.kernels(i)
+            stamps = np.stack([self._stamps[i] for i in range(len(self.kernel_params))])
+        else:
+            Pn, Pr = self.psf_spectra()
+            frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), self.padded)
+            stamps = b.to_host(central_stamp(frames, self._stamp_shape(), xp=b.xp)).astype(np.float64)
+            stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
         self._difference_psf: tuple[np.ndarray, np.ndarray] = stamps, reference_ops.flux_scale(self.params) * self.gain
         return self._difference_psf
+
+    @property
+    def fill_limits(self) -> tuple[float, float]:
+        """Fills whose error is not followed, in sigma, and the error of the others as a fraction of them."""
+        return NEGLIGIBLE, FILL_UNCERTAINTY
 
     def fill_profiles(self, stamps: np.ndarray) -> np.ndarray:
         """Windows that fill holes, (1 or n, radius + 1), each as wide as its PSF."""

@@ -135,9 +135,24 @@ def zogy(
 
 
 def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
-    """Run the FFTs and the fused operations; return the maps (n, ny, nx) and the flags."""
+    """Return the maps (n, ny, nx) and the flags, by tiles or plans of its own if the backend has them."""
     b, xp = problem.backend, problem.backend.xp
     flags = combine_masks(b, problem.science, problem.reference, problem.mask)
+    own = b.ops.get("zogy_maps")
+    maps = own(problem, flags & INVALID, wanted) if own else None
+    if maps is None:
+        maps = _whole_frames(problem, flags, wanted)
+    radii = problem.reach()
+    if len(set(radii)) > 1:  # each image by its own PSFs, whichever others are in the stack
+        planes = xp.broadcast_to(flags, (problem.n, *problem.shape))
+        return maps, xp.concatenate([reach_flags(b, planes[i : i + 1], radius) for i, radius in enumerate(radii)])
+    flags = xp.broadcast_to(reach_flags(b, flags, radii[0]), (problem.n, *problem.shape))
+    return maps, xp.ascontiguousarray(flags)
+
+
+def _whole_frames(problem: Problem, flags: Any, wanted: set[str]) -> dict[str, Any]:
+    """Run the FFTs of whole padded frames and the fused operations; return the maps (n, ny, nx)."""
+    b, xp = problem.backend, problem.backend.xp
     invalid = (flags & INVALID) != 0
     pair = [
         fill_frames(b, images, variance, invalid, problem.padded, unit=unit, profiles=problem.fill_profiles(stamps))
@@ -162,13 +177,7 @@ def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
     if bool(invalid.any()):
         dead = xp.broadcast_to(invalid, (problem.n, ny, nx))
         maps = {name: xp.where(dead, values.dtype.type(np.nan), values) for name, values in maps.items()}
-    maps = {name: values.astype(problem.dtype, copy=False) for name, values in maps.items()}
-    radii = problem.reach()
-    if len(set(radii)) > 1:  # each image by its own PSFs, whichever others are in the stack
-        planes = xp.broadcast_to(flags, (problem.n, ny, nx))
-        return maps, xp.concatenate([reach_flags(b, planes[i : i + 1], radius) for i, radius in enumerate(radii)])
-    flags = xp.broadcast_to(reach_flags(b, flags, radii[0]), (problem.n, ny, nx))
-    return maps, xp.ascontiguousarray(flags)
+    return {name: values.astype(problem.dtype, copy=False) for name, values in maps.items()}
 
 
 def _score_maps(problem: Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list[Frames]) -> dict[str, Any]:

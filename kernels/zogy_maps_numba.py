@@ -1,0 +1,246 @@
+"""ZOGY by tiles: cuts a problem into tiles, prepares each image once, and lets plain threads take two tiles at a time.
+
+A tile is computed with a margin, the halo, that holds the kernels of D and S; they are cut there, so that every pixel
+is the same convolution whichever tile it lies in, and no seam can show. The halo is chosen for each pair of PSFs so
+that what is cut off shows in neither the noise nor beside the brightest pixel; kernels that reach further than the
+largest halo are left to the transform of the whole frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, ClassVar
+
+import numba as nb
+import numpy as np
+from astrid_gpu.kernels.lanes_numba import LANES
+from astrid_gpu.kernels.tile_frames_numba import Frame, largest, prepare
+from astrid_gpu.kernels.tiles_numba import error_pair, reference_pair, science_pair
+from astrid_gpu.kernels.tiling_numba import Tiling, choose_halo, tiling
+
+from astrid_gpu.backends.threads import cpu_threads
+
+__all__ = ["zogy_maps"]
+
+MAPS = ("score", "score_corr", "flux", "flux_error")
+NOTHING = np.zeros((0, 0), np.float32)
+
+
+@nb.njit(nogil=True, cache=True)
+def _unfold(half, out):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+    """Spread the half spectra of real kernels (p, ty, tx / 2 + 1) over all frequencies, (p, ty / 16, 2, 16 tx)."""
+    planes, ty, hx = half.shape
+    tx = 2 * (hx - 1)
+    for p in range(planes):
+        for ky in range(ty):
+            for kx in range(tx):
+                value = half[p, ky, kx] if kx < hx else np.conj(half[p, (ty - ky) % ty, tx - kx])
+                out[p, ky // 16, 0, kx * 16 + ky % 16] = value.real
+                out[p, ky // 16, 1, kx * 16 + ky % 16] = value.imag
+
+
+def _kernel_spectra(kernels: list[np.ndarray], cut: Tiling) -> np.ndarray:
+    """Return the transforms of kernels cut at the halo (middle first), for tiles and unnormalised inverses."""
+    from scipy import fft
+
+    near = np.arange(-cut.halo, cut.halo + 1)
+    frames = np.zeros((len(kernels), cut.ty, cut.tx))
+    for frame, kernel in zip(frames, kernels, strict=True):
+        frame[np.ix_(near, near)] = kernel
+    half = fft.rfft2(frames, workers=cpu_threads())
+    half /= cut.ty * cut.tx
+    out = np.empty((len(kernels), cut.ty // LANES, 2, LANES * cut.tx), np.float32)
+    _unfold(half, out)
+    return out
+
+
+def _cut(kernel: np.ndarray, halo: int) -> np.ndarray:
+    """Return the part of a periodic kernel (g, g) that a halo holds, middle first as it came."""
+    near = np.arange(-halo, halo + 1)
+    return kernel[np.ix_(near, near)]
+
+
+class _Workers:
+    """Threads that share out jobs, each with work space of its own."""
+
+    _idle: ClassVar[list[tuple[Any, ...]]] = []
+    _lock = Lock()
+
+    def __init__(self) -> None:
+        self.threads = cpu_threads()
+        self.pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.pool:
+            self.pool.shutdown()
+
+    def share(self, cut: Tiling, job: Callable[[int, Any], None]) -> None:
+        """Run job(i, work) for every pair of tiles."""
+        jobs = iter(range(len(cut.pairs)))
+        if self.pool is None:
+            self._work(cut, jobs, job)
+            return
+        for done in [self.pool.submit(self._work, cut, jobs, job) for _ in range(min(self.threads, len(cut.pairs)))]:
+            done.result()
+
+    def _work(self, cut: Tiling, jobs: Iterator[int], job: Callable[[int, Any], None]) -> None:
+        size = max(cut.tx * (cut.ty + LANES), cut.ty * (cut.tx + LANES))
+        shapes = (6, 2, size), (5, 2, LANES * max(cut.ty, cut.tx)), (4, cut.tx)
+        with self._lock:
+            at = next((k for k, w in enumerate(self._idle) if tuple(a.shape for a in w) == shapes), None)
+            work = self._idle.pop(at) if at is not None else None
+        work = work or tuple(np.zeros(s, np.float32) for s in shapes)
+        for i in jobs:
+            job(i, work)
+        with self._lock:
+            self._idle[self.threads - 1 :] = []
+            self._idle.insert(0, work)
+
+
+@dataclass
+class _Subtraction:
+    """One call: the problem, what was asked for, and the reference as far as it is ready."""
+
+    problem: Any
+    invalid: np.ndarray
+    wanted: set[str]
+    workers: _Workers
+    held: tuple[Any, ...] = ()
+    reference: tuple[Any, ...] = field(default_factory=tuple)
+
+    def bad(self, i: int) -> np.ndarray:
+        """Return the invalid pixels of image i as uint8 (ny, nx), of no size where all are good."""
+        plane = self.invalid[i % len(self.invalid)]
+        return plane.view(np.uint8) if plane.any() else np.zeros((0, 0), np.uint8)
+
+    def frame(self, i: int, which: int) -> Frame:
+        """Return image i (which = 0) or its reference (1) ready for the tiles."""
+        p = self.problem
+        stack = (p.science, p.reference)[which]
+        variance = (p.variance_science, p.variance_reference)[which]
+        if isinstance(variance, np.ndarray):
+            variance = np.ascontiguousarray(variance[i % len(variance)])
+        profiles = p.fill_profiles((p.psf_science, p.psf_reference)[which])
+        profile = profiles[i % len(profiles)]
+        return prepare(stack[i % len(stack)], variance, self.bad(i), 1 / p.unit[which][i], profile, p.fill_limits)
+
+    def halo(self, i: int) -> int | None:
+        """Return the halo that image i needs, None if none is wide enough."""
+        p = self.problem
+        stamps = p.psf_science[i % len(p.psf_science)], p.psf_reference[i % len(p.psf_reference)]
+        pairs = zip((p.science, p.reference), p.unit, stamps, strict=True)
+        peaks = [largest(stack[i % len(stack)], self.bad(i)) / unit[i] / psf.max() for stack, unit, psf in pairs]
+        return choose_halo(p.kernels(i), max(peaks), "difference" in self.wanted, bool(self.wanted - {"difference"}))
+
+    def prepared_reference(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Frame, np.ndarray]:
+        """Return the reference of image i and the spectra of its tiles, made anew only if they differ."""
+        p = self.problem
+        key = cut, p.unit[1][i], i % len(self.invalid), i % len(p.reference), i % _count(p.variance_reference)
+        key = *key, i % len(p.fill_profiles(p.psf_reference)), weigh.tobytes()
+        if self.held == key:
+            return self.reference[0], self.reference[1]
+        self.reference = ()  # its memory first
+        frame = self.frame(i, 1)
+        nothing = np.zeros((0, 0), np.float32)
+        variance = frame.variance_map(self.bad(i)) if weigh.any() else nothing
+        spectra = np.empty((len(cut.pairs), 1 + int(weigh.any()), cut.ty // LANES, 2, LANES * cut.tx), np.float32)
+
+        def job(k: int, work: Any) -> None:
+            reference_pair(frame.image, variance, cut.pairs[k], weigh[k], spectra[k], work, cut.plan)
+
+        self.workers.share(cut, job)
+        self.held, self.reference = key, (frame, spectra)
+        return frame, spectra
+
+    def kernels(self, i: int, cut: Tiling, errors: bool) -> tuple[np.ndarray, float, float]:
+        """Return the spectra of image i's kernels, V(S) where all variances are flat, and the floor of V(S)."""
+        p = self.problem
+        kernels, scales = p.kernels(i), [1 / unit[i] for unit in p.unit]
+        dn, dr, kn, kr = (_cut(k[i % len(k)], cut.halo) for k in (*kernels.difference, *kernels.score))
+        to_flux = 1 / p.difference_scale(i)
+        squares = kn**2, kr**2
+        flat = sum(
+            float(k.sum()) * s**2 * v
+            for k, s, v in zip(squares, scales, (p.variance_science, p.variance_reference), strict=True)
+            if not isinstance(v, np.ndarray)
+        )
+        parts = [dn * scales[0] * to_flux, dr * scales[1] * to_flux, kn * scales[0], kr * scales[1]]
+        parts += [k * s**2 for k, s in zip(squares, scales, strict=True)]
+        parts += [abs(k) * s for k, s in zip((kn, kr), scales, strict=True)] if errors else []
+        return _kernel_spectra(parts, cut), flat, 1e-6 * float(squares[0].sum() + squares[1].sum())
+
+    def subtract(self, i: int, out: dict[str, np.ndarray]) -> bool:
+        """Subtract image i into its maps; False if no halo is wide enough."""
+        p, score = self.problem, bool(self.wanted - {"difference"})
+        halo = self.halo(i)
+        if halo is None:
+            return False
+        cut, bad = tiling(tuple(p.shape), halo, self.workers.threads), self.bad(i)
+        frame = self.frame(i, 0)
+        flat = not any(isinstance(v, np.ndarray) for v in (p.variance_science, p.variance_reference))
+        weigh = np.full(len(cut.pairs), score)
+        if flat:
+            weigh &= cut.beyond_edge() | (cut.touching(*np.nonzero(bad)) if bad.size else False)
+        reference, spectra = self.prepared_reference(i, cut, weigh)
+        unsure = np.zeros(len(cut.pairs), bool)
+        for f in (frame, reference):
+            unsure |= cut.touching(*f.uncertain) & score
+        errors = [f.error or (np.zeros(p.shape, np.float32), NOTHING, NOTHING) for f in (frame, reference)]
+        kernels, flat_v, floor = self.kernels(i, cut, bool(unsure.any()))
+        variance = frame.variance_map(bad) if weigh.any() else NOTHING
+        noise = p.errors[i]
+        apart = score and bool(noise.any())
+        scales = np.array([*p.score_scales(i), floor], np.float32)
+        noise = np.array([noise[0] ** 2 / 4, noise[1] ** 2 / 4, noise[2] ** 2], np.float32)
+        maps = tuple(out.get(name, NOTHING) for name in MAPS)
+
+        def job(k: int, work: Any) -> None:
+            if unsure[k]:
+                error_pair(*errors, cut.pairs[k], kernels[6:8], work, cut.plan)
+            modes = np.array(["difference" in out, score, apart, weigh[k], unsure[k]])
+            science_pair(
+                frame.image, variance, cut.pairs[k], spectra[k], kernels, modes, np.float32(flat_v), scales, noise,
+                bad, out.get("difference", NOTHING), maps, work, cut.plan,
+            )  # fmt: skip
+
+        self.workers.share(cut, job)
+        return True
+
+
+def _count(variance: Any) -> int:
+    return len(variance) if isinstance(variance, np.ndarray) else 1
+
+
+def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np.ndarray] | None:
+    """Return the maps asked for, (n, ny, nx) each, or None where tiles will not do.
+
+    Parameters
+    ----------
+    problem : engine._problem.Problem
+    flags : uint8 (1 or n, ny, nx)
+        Nonzero where a pixel is invalid: filled for the transforms, NaN in the maps.
+    wanted : subset of {"difference", "score", "score_corr", "flux"}
+
+    Notes
+    -----
+    Equal to the transform of whole frames but for single precision and what `choose_halo` cuts off. Cost per image:
+    4 to 6 real transforms of tiles that overlap by two halos, 2 more per reference. Memory: 8 spectra of a tile, 8
+    tiles for each thread, and the spectra of the reference, 6 to 12 bytes a pixel; more where there are holes.
+    """
+    if problem.dtype != np.float32:
+        return None
+    names = {"score", "score_corr"} & wanted | ({"flux", "flux_error"} if "flux" in wanted else set())
+    shape = (problem.n, *problem.shape)
+    out = {name: np.empty(shape, np.float32) for name in names | ({"difference"} & wanted)}
+    with _Workers() as workers:
+        job = _Subtraction(problem, flags != 0, wanted, workers)
+        for i in range(problem.n):
+            if not job.subtract(i, {name: maps[i] for name, maps in out.items()}):
+                return None
+    return out
