@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
@@ -9,7 +10,7 @@ from functools import cache, wraps
 from importlib import import_module, util
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from astrid_gpu.backends.numpy_ import NumpyBackend
 from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.errors import BackendUnavailableError
 
-__all__ = ["NumbaBackend", "spec"]
+__all__ = ["KernelCache", "NumbaBackend", "kernel_cache", "spec"]
 
 _turn = threading.RLock()
 _INSTALL = "install it with: pip install 'astrid-gpu[cpu]'"
@@ -102,6 +103,33 @@ def _threaded(operation: Callable[..., Any]) -> Callable[..., Any]:
                 numba.set_num_threads(before)
 
     return run
+
+
+class KernelCache(NamedTuple):
+    """Functions compiled and loaded by this process so far, and the folder of their code."""
+
+    compiled: int
+    loaded: int
+    folder: str
+
+
+def kernel_cache() -> KernelCache:
+    """Count the compiled functions of the kernels that are in use, and say where their code is kept.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Numba finds no folder it may write to.
+    """
+    compiled, loaded, folder = 0, 0, ""
+    for name in {*_OPS.values(), *(m.rpartition(".")[2] for m in sys.modules if m.startswith("astrid_gpu.kernels."))}:
+        for function in vars(_kernels(name)).values():
+            if getattr(function, "__module__", "") == f"astrid_gpu.kernels.{name}" and hasattr(function, "py_func"):
+                stats = function.stats
+                compiled += sum(stats.cache_misses.values())
+                loaded += sum(stats.cache_hits.values())
+                folder = folder or str(stats.cache_path or "")
+    return KernelCache(compiled, loaded, folder)
 
 
 class NumbaBackend(NumpyBackend):

@@ -1,0 +1,153 @@
+"""``astrid-gpu subtract``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from astrid_gpu.errors import AstridGpuError, ConfigError
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "FITS files to differences, candidates, triplets and pictures"
+
+_PLANES = {
+    "mask": "nonzero = bad",
+    "variance": "variance of each pixel",
+    "error": "1-sigma error of each pixel",
+    "weight": "1 / variance; 0 or less = bad",
+    "psf": "stamp, PSFEx or DAOPHOT file, gaussian:FWHM or moffat:FWHM,BETA",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    p = parser
+    p.add_argument("science", nargs="+", help="FITS file, or FILE[EXT]; of several, each gets a folder in DIR")
+    p.add_argument("reference", help="FITS file, or FILE[EXT]: an older or deeper image of the field")
+    p.add_argument("-o", "--output", default="astrid_out", metavar="DIR", help="folder (default: astrid_out)")
+    planes = p.add_argument_group("what is known of the images (files, or FILE[EXT])")
+    for plane, help_text in _PLANES.items():
+        for role in ("science", "reference"):
+            planes.add_argument(f"--{plane}-{role}", metavar="F", help=help_text)
+    for role in ("science", "reference"):
+        planes.add_argument(f"--sigma-{role}", type=float, metavar="X", help="background standard deviation")
+    planes.add_argument("--flux-ratio", type=float, metavar="BETA", help="F_n / F_r; measured if not given")
+    how = p.add_argument_group("how")
+    how.add_argument("--method", default="zogy", help="zogy, classic or classic-fit")
+    how.add_argument("--align", default="auto", help="auto, wcs, stars or none")
+    how.add_argument("--grid", default="science", help="science or reference: whose pixel grid the output has")
+    how.add_argument("--no-background", action="store_true", help="the images are sky-subtracted already")
+    how.add_argument("--box", type=int, help="side of a background box, pixels")
+    how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
+    how.add_argument("--registration", default="shift", help="shift, noise or none")
+    how.add_argument("--renormalise", default="global", help="global or none")
+    how.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy")
+    how.add_argument("--profile", action="store_true", help="print where the time went")
+    find = p.add_argument_group("candidates")
+    find.add_argument("--threshold", type=float, default=5.0, help="sigma of S_corr (default: 5)")
+    find.add_argument("--polarity", default="both", help="positive, negative or both")
+    find.add_argument("--extractor", default="peaks", help="peaks, sep or photutils")
+    find.add_argument("--size", type=int, default=63, help="odd side of the cutouts, pixels (default: 63)")
+    find.add_argument("--extensions", help="comma-separated extensions of difference.fits")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Subtract one file or several; return 1 if one of several failed."""
+    from astrid_gpu.config import DetectConfig, SubtractConfig
+
+    options: dict[str, Any] = {
+        "subtract_config": SubtractConfig(
+            method=args.method,
+            align=args.align,
+            grid=args.grid,
+            background=not args.no_background,
+            box=args.box,
+            psf_size=args.psf_size,
+            registration=args.registration,
+            renormalise=args.renormalise,
+            backend=args.backend,
+        ),
+        "detect_config": DetectConfig(
+            threshold=args.threshold, polarity=args.polarity, extractor=args.extractor, size=args.size
+        ),
+        "reference_planes": _planes(args, "reference"),
+        "extensions": tuple(args.extensions.upper().split(",")) if args.extensions else None,
+        "sigma_reference": args.sigma_reference,
+    }
+    return _several(args, options) if len(args.science) > 1 else _one(args, options)
+
+
+def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from astrid_gpu.run.pair import run_pair
+
+    result = run_pair(
+        args.science[0],
+        args.reference,
+        args.output,
+        science_planes=_planes(args, "science"),
+        sigma_science=args.sigma_science,
+        flux_ratio=args.flux_ratio,
+        **options,
+    )
+    _tell(args, result)
+    if args.json:
+        sys.stdout.write(json.dumps(_summary(result)) + "\n")
+    else:
+        sys.stdout.write(f"{result.candidates!r}\n")
+        sys.stdout.write("".join(f"wrote {path}\n" for path in result.files.values()))
+    return 0
+
+
+def _several(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Subtract one reference from each file; a line, or with --json an object, for each."""
+    from astrid_gpu.run.stack import run_stack
+
+    own = [f"--{name}-science" for name in (*_PLANES, "sigma") if getattr(args, f"{name}_science") is not None]
+    own += ["--flux-ratio"] if args.flux_ratio is not None else []
+    if own:
+        msg = f"{', '.join(own)} would be the same for {len(args.science)} science images; subtract them one by one"
+        raise ConfigError(msg)
+    failed = 0
+    for path, result in run_stack(args.science, args.reference, args.output, **options):
+        if isinstance(result, AstridGpuError):
+            failed += 1
+            sys.stderr.write(f"astrid-gpu: {result}\n")
+            row = {"science": path, "error": str(result), "kind": type(result).__name__}
+        else:
+            _tell(args, result)
+            row = _summary(result) if args.json else {}
+        if args.json:
+            sys.stdout.write(json.dumps(row) + "\n")
+        elif not isinstance(result, AstridGpuError):
+            folder = Path(result.files["summary.json"]).parent
+            sys.stdout.write(f"{path}: {len(result.candidates)} candidates, {folder}\n")
+    return 1 if failed else 0
+
+
+def _tell(args: argparse.Namespace, result: Any) -> None:
+    """Say on standard error what was estimated and, if asked, where the time went."""
+    if not args.quiet:
+        sys.stderr.write("".join(f"{step}\n" for step in result.difference.steps))
+    if args.profile:
+        profile = result.difference.metrics["profile"]
+        sys.stderr.write("".join(f"{seconds:8.3f} s  {stage}\n" for stage, seconds in profile.items()))
+
+
+def _summary(result: Any) -> dict[str, Any]:
+    """Return the summary file with the candidates in it."""
+    from astrid_gpu.run.pair import jsonable
+
+    summary = json.loads(Path(result.files["summary.json"]).read_text(encoding="utf-8"))
+    table = result.candidates.data
+    rows = [{k: row[k] for k in table.dtype.names or ()} for row in table]
+    return summary | {"candidates": jsonable(rows)}
+
+
+def _planes(args: argparse.Namespace, role: str) -> dict[str, Any]:
+    """Companion files given for one image."""
+    values = {plane: getattr(args, f"{plane}_{role}") for plane in _PLANES}
+    return {plane: value for plane, value in values.items() if value is not None}
