@@ -1,8 +1,8 @@
 """Cost against pixels and against pairs: `python -m benchmarks.scale` measures, writes JSON and draws the figure.
 
 One pair from 256 x 256 to 8192 x 8192 beside n log n, with the error on a corner of each; and a stream of 1 to 256
-pairs of 512 x 512 with known PSFs through `astrid_gpu.subtract_stack`, images made as they are asked for and results let
-go, with the peak memory of the process. Every point is measured in a process of its own.
+pairs of 512 x 512 with known PSFs through `astrid_gpu.subtract_stack`, images made as they are asked for and results
+let go, with the peak memory of the process. Every point is measured in a process of its own.
 """
 
 from __future__ import annotations
