@@ -1,23 +1,30 @@
 """Numba twins of ops/noise.py and of ops.mask.dilate: a row at a time, while the rows it needs are in cache.
 
-Bands of rows go to threads (`_threads.shares`), and several images may be worked on at once.
+Bands of rows go to threads (`_pool.share`), and several images may be worked on at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba as nb
 import numpy as np
-from astrid_gpu.kernels._threads import shares
+from astrid_gpu.kernels._pool import share
 
 __all__ = ["dilate", "smooth_good", "source_variance"]
 
 _FAST = {"contract", "nsz", "reassoc"}
-_ROWS = 128  # no thread is woken for fewer
+_ROWS = 128  # of a band
 # As in astrid_gpu.ops.noise; kernels import nothing from above, the parity test holds the two together.
 _LEAST = 1e-3
 _TRUST, _FAINT = 10.0, 2.5
+
+
+def _bands(work: Callable[[int, int], None], rows: int) -> None:
+    """Call ``work(first, last)`` for bands of rows, on all threads."""
+    parts = -(-rows // _ROWS)
+    share(lambda k: work(rows * k // parts, rows * (k + 1) // parts), parts)
 
 
 def _taps(width: float, dtype: Any) -> np.ndarray:
@@ -111,7 +118,7 @@ def smooth_good(signal: Any, bad: Any, width: float, least: float) -> np.ndarray
     """Smooth the good pixels of an image; contract in `astrid_gpu.ops.noise.smooth_good`."""
     image, lost = np.ascontiguousarray(signal), np.ascontiguousarray(bad)
     out, taps = np.empty_like(image), _taps(width, image.dtype)
-    shares(lambda a, b: _smooth(image, lost, taps, image.dtype.type(least), a, b, out), len(image), least=_ROWS)
+    _bands(lambda a, b: _smooth(image, lost, taps, image.dtype.type(least), a, b, out), len(image))
     return out
 
 
@@ -123,7 +130,7 @@ def source_variance(signal: Any, sigma: Any, gain: float, bad: Any, *, width: fl
     left = _FAINT / (2.0 * np.sqrt(np.pi) * width)
     scale = np.array([_TRUST, left, np.finfo(np.float32).tiny, _LEAST], image.dtype)
     out, taps = np.empty_like(image), _taps(width, image.dtype)
-    shares(
+    _bands(
         lambda a, b: _variance(image, lost, noise, scale, kind(1.0 / gain), taps, a, b, out), len(image), least=_ROWS
     )
     return out
@@ -172,6 +179,6 @@ def dilate(mask: Any, radius: int) -> np.ndarray:
     """Grow True pixels into squares; contract in `astrid_gpu.ops.mask.dilate`, one image."""
     pixels = np.ascontiguousarray(mask).view(np.uint8)
     filled, out = np.empty(len(pixels), np.uint8), np.empty_like(pixels)
-    shares(lambda a, b: _any_row(pixels, a, b, filled), len(pixels), least=_ROWS)
-    shares(lambda a, b: _grow(pixels, filled, int(radius), a, b, out), len(pixels), least=_ROWS)
+    _bands(lambda a, b: _any_row(pixels, a, b, filled), len(pixels))
+    _bands(lambda a, b: _grow(pixels, filled, int(radius), a, b, out), len(pixels))
     return out.view(np.bool_)
