@@ -1,4 +1,4 @@
-"""Centres and shapes of sources by adaptive Gaussian moments, and which shape the point sources share."""
+"""Which size the point sources of a field share."""
 
 from __future__ import annotations
 
@@ -6,22 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astrid_gpu.ops.flux import cut_windows
-
-__all__ = ["FWHM_PER_SIGMA", "Locus", "Shapes", "adaptive_moments", "point_locus"]
-
-FWHM_PER_SIGMA = 2.3548200450309493
-
-
-class Shapes(NamedTuple):
-    """Best-fitting elliptical Gaussians of m sources, float64 (m,); `converged` is bool."""
-
-    y: np.ndarray
-    x: np.ndarray
-    fwhm: np.ndarray
-    ellipticity: np.ndarray
-    flux: np.ndarray
-    converged: np.ndarray
+__all__ = ["Locus", "point_locus"]
 
 
 class Locus(NamedTuple):
@@ -31,110 +16,6 @@ class Locus(NamedTuple):
     width: float
     ellipticity: float
     n: int
-
-
-def adaptive_moments(
-    image: np.ndarray, good: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float, *, n_iter: int = 30
-) -> Shapes:
-    r"""Fit an elliptical Gaussian window to each source by matching moments (Bernstein & Jarvis 2002, AJ 123, 583).
-
-    The window's covariance C and the weighted moments M of the source under it give the source's own covariance
-    :math:`O = (M^{-1} - C^{-1})^{-1}`; C is set to O until they agree. At the fixed point this is the least-squares
-    elliptical Gaussian, which noise in the wings and neighbours hardly touch.
-
-    Parameters
-    ----------
-    image : float array, shape (ny, nx)
-        Background-subtracted, finite.
-    good : bool array, shape (ny, nx)
-    y, x : int array, shape (m,)
-        Peak pixels.
-    fwhm : float
-        Start, and with it the size of the window: 2 FWHM to either side, at least 4 px.
-
-    Notes
-    -----
-    O(m n_iter window²), vectorised over the sources; those that run away keep the start and converged = False.
-    """
-    half = max(4, int(np.ceil(2.0 * fwhm)))
-    stamps = cut_windows(np.where(good, image, 0.0), y, x, half)
-    m = len(y)
-    grid = np.arange(-half, half + 1, dtype=float)
-    start = (fwhm / FWHM_PER_SIGMA) ** 2
-    limit = (0.25, max(9.0 * start, 4.0))
-    cov = np.tile([start, 0.0, start], (m, 1))  # yy, xy, xx
-    cy, cx, ok = np.zeros(m), np.zeros(m), np.ones(m, dtype=bool)
-    moved = np.full(m, np.inf)
-    for i in range(n_iter):
-        live = np.flatnonzero(ok & (moved > 1e-4))
-        if live.size == 0:
-            break
-        step = _moment_step(stamps[live], grid, cy[live], cx[live], cov[live], limit)
-        new_cy, new_cx, new_cov, fine = step
-        # The shape waits for the centre: two rounds of recentring first.
-        moved[live] = np.abs(new_cy - cy[live]) + np.abs(new_cx - cx[live]) + np.abs(new_cov - cov[live]).max(1) / start
-        cy[live], cx[live] = new_cy, new_cx
-        if i >= 2:
-            cov[live] = np.where(fine[:, None], new_cov, cov[live])
-        ok[live] = fine & (np.hypot(new_cy, new_cx) < max(1.5, 0.6 * fwhm))
-    yy, xy, xx = cov.T
-    det = np.maximum(yy * xx - xy**2, 1e-12)
-    spread = np.sqrt((yy - xx) ** 2 / 4 + xy**2)
-    major2, minor2 = (yy + xx) / 2 + spread, np.maximum((yy + xx) / 2 - spread, 1e-12)
-    flux = _window_flux(stamps, grid, cy, cx, cov)
-    cy, cx = np.where(ok, cy, 0.0), np.where(ok, cx, 0.0)
-    return Shapes(y + cy, x + cx, FWHM_PER_SIGMA * det**0.25, 1 - np.sqrt(minor2 / major2), flux, ok)
-
-
-def _window(grid: np.ndarray, cy: np.ndarray, cx: np.ndarray, cov: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Return the Gaussian windows (k, s, s) and the offsets from their centres."""
-    dy, dx = grid[None, :, None] - cy[:, None, None], grid[None, None, :] - cx[:, None, None]
-    yy, xy, xx = (cov[:, j, None, None] for j in range(3))
-    det = yy * xx - xy**2
-    return np.exp(-0.5 * (xx * dy**2 - 2 * xy * dy * dx + yy * dx**2) / det), dy, dx
-
-
-def _moment_step(
-    stamps: np.ndarray, grid: np.ndarray, cy: np.ndarray, cx: np.ndarray, cov: np.ndarray, limit: tuple[float, float]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One step of centre and covariance; `fine` is False where flux or moments are not positive."""
-    window, dy, dx = _window(grid, cy, cx, cov)
-    weighted = window * stamps
-    total = weighted.sum((1, 2))
-    fine = total > 0
-    safe = np.where(fine, total, 1.0)
-    my, mx = (weighted * dy).sum((1, 2)) / safe, (weighted * dx).sum((1, 2)) / safe
-    moments = np.stack([(weighted * p).sum((1, 2)) / safe for p in (dy * dy, dy * dx, dx * dx)], axis=1)
-    moments -= np.stack([my * my, my * mx, mx * mx], axis=1)
-    own, solvable = _unweight(moments, cov, limit)
-    step = np.clip(np.stack([2 * my, 2 * mx]), -1.0, 1.0)
-    return np.where(fine, cy + step[0], cy), np.where(fine, cx + step[1], cx), own, fine & solvable
-
-
-def _unweight(moments: np.ndarray, cov: np.ndarray, limit: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Return O = (M^-1 - C^-1)^-1 with its eigenvalues kept within `limit`."""
-    # All light in one pixel (a hot pixel) has no second moments: the floor makes it merely the narrowest thing.
-    m_yy, m_xy, m_xx = np.maximum(moments[:, 0], 0.05), moments[:, 1], np.maximum(moments[:, 2], 0.05)
-    m_xy = np.clip(m_xy, -0.99 * np.sqrt(m_yy * m_xx), 0.99 * np.sqrt(m_yy * m_xx))
-    c_yy, c_xy, c_xx = cov.T
-    m_det, c_det = m_yy * m_xx - m_xy**2, c_yy * c_xx - c_xy**2
-    solvable = (moments[:, 0] > -0.5) & (moments[:, 2] > -0.5)
-    m_det = np.where(solvable, m_det, 1.0)
-    # Inverse covariances as (yy, xy, xx); a source wider than any window has none: a floor makes it merely wide.
-    i_yy, i_xy, i_xx = m_xx / m_det - c_xx / c_det, -m_xy / m_det + c_xy / c_det, m_yy / m_det - c_yy / c_det
-    mean, diff = (i_yy + i_xx) / 2, np.hypot((i_yy - i_xx) / 2, i_xy)
-    angle = 0.5 * np.arctan2(2 * i_xy, i_yy - i_xx)
-    low, high = 1 / limit[1], 1 / limit[0]
-    e1, e2 = 1 / np.clip(mean + diff, low, high), 1 / np.clip(mean - diff, low, high)
-    c, s = np.cos(angle), np.sin(angle)
-    own = np.stack([e1 * c * c + e2 * s * s, (e1 - e2) * c * s, e1 * s * s + e2 * c * c], axis=1)
-    return own, solvable
-
-
-def _window_flux(stamps: np.ndarray, grid: np.ndarray, cy: np.ndarray, cx: np.ndarray, cov: np.ndarray) -> np.ndarray:
-    """Return the flux of the matched Gaussian: twice the weighted sum."""
-    window, _, _ = _window(grid, cy, cx, cov)
-    return (window * stamps).sum((1, 2)) / np.maximum((window**2).sum((1, 2)), 1e-12) * window.sum((1, 2))
 
 
 def point_locus(fwhm: np.ndarray, ellipticity: np.ndarray, snr: np.ndarray, hint: float | None) -> Locus:

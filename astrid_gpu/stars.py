@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from astrid_gpu._star_shapes import FWHM_PER_SIGMA, Locus, Shapes, adaptive_moments, point_locus
+from astrid_gpu._host_ops import host_op
+from astrid_gpu._star_shapes import Locus, point_locus
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import Image
+from astrid_gpu.ops.stamps import gather_stamps
+from astrid_gpu.ops.star_moments import Shapes, star_moments
+from astrid_gpu.ops.star_peaks import star_peaks
 
 __all__ = ["STAR_DTYPE", "StarFlag", "find_stars", "match_stars"]
 
@@ -83,108 +87,84 @@ def find_stars(
     Centres are adaptive Gaussian-weighted ones: their error is about FWHM / (2 S/N), 0.02 px at S/N 100 and
     FWHM 4 px. Cost: a few Gaussian filters of the image plus O(window²) a source.
     """
-    data, bad, weight = _prepare(image, background_rms)
-    if saturated is None:
-        from astrid_gpu._saturation import saturation_mask
-
-        saturated = saturation_mask(image)[0]
+    frame = _prepare(image, background_rms, saturated)
     hint = psf_fwhm if psf_fwhm is not None else (image.psf.fwhm if image.psf is not None else None)
     if hint is not None and not (np.isfinite(hint) and hint > 0):
         hint = None
-    saturated = saturated & ~np.isnan(image.data)  # NaN is bad, not bright
-    fwhm, locus = _learn_width(data, bad, weight, saturated, hint)
-    found = _detect(data, weight, fwhm, threshold)
+    fwhm, locus = _learn_width(frame, hint)
+    found = _detect(frame, fwhm, threshold)
     if found[0].size == 0:
         return np.zeros(0, STAR_DTYPE)
-    return _catalogue(data, bad, saturated, found, fwhm, locus, max_stars)
+    return _catalogue(frame, found, fwhm, locus, max_stars)
 
 
-def _prepare(image: Image, background_rms: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return float64 pixels (0 where bad), the bad ones, and weights 1/rms²."""
+class _Frame(NamedTuple):
+    """Pixels, bad ones among them, the rms of the background (one or a map), and what is saturated (NaN is not)."""
+
+    data: np.ndarray
+    bad: np.ndarray
+    rms: np.ndarray
+    saturated: np.ndarray
+
+
+def _prepare(image: Image, background_rms: Any, saturated: np.ndarray | None) -> _Frame:
+    """Return the frame with its noise checked."""
     rms = np.asarray(background_rms, dtype=float)
     if rms.ndim not in (0, 2) or (rms.ndim == 2 and rms.shape != image.shape):
         msg = f"background_rms must be a number or an array of shape {image.shape}, got shape {rms.shape}"
         raise ShapeMismatchError(msg)
-    bad = image.bad | ~np.isfinite(rms)
-    usable = rms[np.isfinite(rms) & ~bad] if rms.ndim else rms[np.isfinite(rms)]
+    bad = image.bad
+    if not np.isfinite(rms).all():
+        bad |= ~np.isfinite(rms)
+    usable = rms[~bad] if rms.ndim else rms[np.isfinite(rms)]
     if usable.size and not np.all(usable > 0):
         msg = f"background_rms must be positive, got {float(usable.min()):g}; is the image constant?"
         raise InputError(msg)
-    data = np.where(bad, 0.0, image.data.astype(np.float64))
-    weight = np.where(bad, 0.0, 1.0 / np.where(bad, 1.0, np.broadcast_to(rms, image.shape)) ** 2)
-    return data, bad, weight
+    if saturated is None:
+        from astrid_gpu._saturation import saturation_mask
+
+        saturated = saturation_mask(image)[0]
+    return _Frame(image.data, bad, rms, saturated & ~np.isnan(image.data))
 
 
-def _learn_width(
-    data: np.ndarray, bad: np.ndarray, weight: np.ndarray, saturated: np.ndarray, hint: float | None
-) -> tuple[float, Locus]:
-    """Return the FWHM to filter with and the point-source locus, from the bright sources; two rounds."""
+def _learn_width(frame: _Frame, hint: float | None) -> tuple[float, Locus]:
+    """Return the FWHM to filter with and the point-source locus, from the bright sources; three rounds at most."""
     fwhm, locus = hint or _FIRST_FWHM, Locus(float("nan"), float("nan"), float("nan"), 0)
+    shape, unusable = frame.data.shape, frame.bad | frame.saturated
     for _ in range(3):
-        y, x, snr, _ = _detect(data, weight, fwhm, 10.0)
+        y, x, snr, _ = _detect(frame, fwhm, 10.0)
         keep = np.argsort(-snr)[:400]
         y, x, snr = y[keep], x[keep], snr[keep]
         if y.size == 0:
             break
-        shapes = adaptive_moments(data, ~bad, y, x, fwhm)
-        clean = shapes.converged & ~_near(bad | saturated, y, x, fwhm) & ~_at_edge(data.shape, y, x, fwhm)
+        shapes = _moments(frame, y, x, fwhm)
+        clean = shapes.converged & ~_near(unusable, y, x, fwhm) & ~_at_edge(shape, y, x, fwhm)
         votes = clean & (snr > min(25.0, np.median(snr))) & (shapes.fwhm < 2.7 * fwhm)  # 3 is as wide as is measured
         locus = point_locus(shapes.fwhm[votes], shapes.ellipticity[votes], snr[votes], hint)
         if not np.isfinite(locus.fwhm):
             break
-        done, fwhm = abs(locus.fwhm / fwhm - 1) < 0.1, float(np.clip(locus.fwhm, 1.2, min(data.shape) / 4))
+        done, fwhm = abs(locus.fwhm / fwhm - 1) < 0.1, float(np.clip(locus.fwhm, 1.2, min(shape) / 4))
         if done:
             break
     return fwhm, locus if np.isfinite(locus.fwhm) else Locus(fwhm, 0.1 * fwhm, 0.0, 0)
 
 
-def _detect(
-    data: np.ndarray, weight: np.ndarray, fwhm: float, threshold: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return y, x, significance and flux of the sources above `threshold` in the Gaussian matched filter.
-
-    The matched filter sees faint sources best and merges those closer than 1.5 FWHM; a filter of half the width,
-    less the matched one so that smooth wings drop out, sees those apart, and its peaks go first.
-    """
-    snr, flux = _filtered(data, weight, fwhm)
-    fine, _ = _filtered(data, weight, 0.5 * fwhm)
-    # Half the width is half the S/N of a star; noise of the difference about 1, and 2 % for imperfect profiles.
-    excess = fine - 0.5 * snr
-    broad = _peaks(snr, fwhm) & (snr > threshold)
-    close = _peaks(fine, fwhm) & (excess > max(threshold, 5.0) + 0.02 * snr) & (fine > threshold) & (snr > threshold)
-    from astrid_gpu.ops.mask import dilate
-
-    y, x = np.nonzero(close | (broad & ~dilate(close, max(1, round(0.6 * fwhm)))))
-    return y, x, snr[y, x], flux[y, x]
+def _detect(frame: _Frame, fwhm: float, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return y, x, significance and flux of the sources above `threshold`."""
+    return host_op("star_peaks", star_peaks)(frame.data, frame.bad, frame.rms, fwhm, threshold)  # type: ignore[no-any-return]
 
 
-def _filtered(data: np.ndarray, weight: np.ndarray, fwhm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return significance and flux of a Gaussian of `fwhm` fitted at every pixel; 0 where most of it is masked."""
-    from scipy.ndimage import gaussian_filter
-
-    sigma = max(fwhm / FWHM_PER_SIGMA, 0.4)
-    # sum g² w: the square of a Gaussian is one of sigma / sqrt(2), of sum 1 / (4 pi sigma²).
-    norm = gaussian_filter(weight, sigma / np.sqrt(2), mode="constant") / (4 * np.pi * sigma**2)
-    signal = gaussian_filter(data * weight, sigma, mode="constant")
-    enough = norm > 0.05 * norm.max() if norm.size else norm > 0
-    safe = np.where(enough, norm, 1.0)
-    return np.where(enough, signal / np.sqrt(safe), 0.0), np.where(enough, signal / safe, 0.0)
-
-
-def _peaks(snr: np.ndarray, fwhm: float) -> np.ndarray:
-    """Return local maxima over a square of about one FWHM."""
-    from scipy.ndimage import maximum_filter
-
-    return snr == maximum_filter(snr, size=2 * max(1, round(0.5 * fwhm)) + 1, mode="constant")
+def _moments(frame: _Frame, y: np.ndarray, x: np.ndarray, fwhm: float) -> Shapes:
+    """Return centres and shapes of the sources at pixels (y, x)."""
+    return host_op("star_moments", star_moments)(frame.data, frame.bad, y, x, fwhm)  # type: ignore[no-any-return]
 
 
 def _near(mask: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float) -> np.ndarray:
     """Return which positions have a pixel of `mask` within one FWHM."""
     if not mask.any():
         return np.zeros(len(y), dtype=bool)
-    from astrid_gpu.ops.mask import dilate
-
-    return dilate(mask, max(1, round(fwhm)))[y, x]
+    side = 2 * max(1, round(fwhm)) + 1
+    return gather_stamps(mask[None], np.zeros(len(y), np.int64), y, x, side, 0.0).any(axis=(1, 2))
 
 
 def _at_edge(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, fwhm: float) -> np.ndarray:
@@ -194,29 +174,23 @@ def _at_edge(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, fwhm: float) 
 
 
 def _catalogue(
-    data: np.ndarray,
-    bad: np.ndarray,
-    saturated: np.ndarray,
-    found: tuple[np.ndarray, ...],
-    fwhm: float,
-    locus: Locus,
-    max_stars: int | None,
+    frame: _Frame, found: tuple[np.ndarray, ...], fwhm: float, locus: Locus, max_stars: int | None
 ) -> np.ndarray:
     """Measure, flag and sort the peaks found."""
     y, x, snr, flux = found
     order = np.argsort(-snr)
     y, x, snr, flux = y[order], x[order], snr[order], flux[order]
-    shapes = adaptive_moments(data, ~bad, y, x, fwhm)
+    shapes = _moments(frame, y, x, fwhm)
     keep = _first_of_each(shapes, 0.4 * fwhm)
     shapes = Shapes(*(column[keep] for column in shapes))
     y, x, snr, flux = y[keep], x[keep], snr[keep], flux[keep]
     stars = np.zeros(len(y), STAR_DTYPE)
     stars["x"], stars["y"], stars["snr"], stars["flux"] = shapes.x, shapes.y, snr, flux
-    stars["peak"] = data[y, x]
+    stars["peak"] = np.where(frame.bad[y, x], 0.0, frame.data[y, x])
     stars["fwhm"] = np.where(shapes.converged, shapes.fwhm, np.nan)
     stars["ellipticity"] = np.where(shapes.converged, shapes.ellipticity, np.nan)
-    stars["saturated"] = _near(saturated, y, x, max(1.0, 0.7 * fwhm))
-    stars["flags"] = _flags(data.shape, bad, stars, shapes, (y, x), fwhm, locus)
+    stars["saturated"] = _near(frame.saturated, y, x, max(1.0, 0.7 * fwhm))
+    stars["flags"] = _flags(frame, stars, shapes, (y, x), fwhm, locus)
     stars["isolated"] = _isolated(stars, fwhm)
     return stars[:max_stars] if max_stars is not None else stars
 
@@ -232,8 +206,7 @@ def _first_of_each(shapes: Shapes, radius: float) -> np.ndarray:
 
 
 def _flags(
-    shape: tuple[int, int],
-    bad: np.ndarray,
+    frame: _Frame,
     stars: np.ndarray,
     shapes: Shapes,
     pixel: tuple[np.ndarray, np.ndarray],
@@ -253,8 +226,8 @@ def _flags(
     wide = measured & ((shapes.fwhm > 1.12 * locus.fwhm + error) | (shapes.ellipticity > round_limit))
     flags = np.zeros(len(stars), np.uint32)
     for condition, bit in (
-        (_at_edge(shape, y, x, fwhm), StarFlag.EDGE),
-        (_near(bad, y, x, fwhm), StarFlag.BAD_PIXEL),
+        (_at_edge(frame.data.shape, y, x, fwhm), StarFlag.EDGE),
+        (_near(frame.bad, y, x, fwhm), StarFlag.BAD_PIXEL),
         (stars["saturated"], StarFlag.SATURATED),
         (sharp, StarFlag.SHARP),
         (wide & ~sharp, StarFlag.EXTENDED),

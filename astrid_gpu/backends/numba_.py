@@ -27,6 +27,7 @@ _INSTALL = "install it with: pip install 'astrid-gpu[cpu]'"
 # operation -> module of astrid_gpu.kernels that holds a function of the same name
 _OPS = {
     "zogy_maps": "zogy_maps_numba",
+    "extremes": "extremes_numba",
     "zogy_spectra": "zogy_numba",
     "zogy_finish": "zogy_numba",
     "fill_masked": "fill_numba",
@@ -39,6 +40,8 @@ _OPS = {
     "smooth_good": "noise_numba",
     "source_variance": "noise_numba",
     "dilate": "noise_numba",
+    "star_peaks": "star_peaks_numba",
+    "star_moments": "star_moments_numba",
 }
 
 
