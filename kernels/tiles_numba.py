@@ -19,7 +19,7 @@ import numpy as np
 from astrid_gpu.kernels.fft_numba import fft_columns
 from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, larger, load, root, smaller, splat, store, transpose16
 
-__all__ = ["error_pair", "reference_pair", "science_pair"]
+__all__ = ["error_pair", "kernel_pair", "reference_pair", "science_pair"]
 
 f4 = np.float32
 FORWARD, INVERSE = np.float32(1), np.float32(-1)
@@ -106,6 +106,37 @@ def _two_times(a, k, b, q, sign, out, n):
         br, bi, qr, qi = load(b[0], i), load(b[1], i), load(q[0], i), load(q[1], i)
         store(out[0], i, (ar * kr - ai * ki) + s * (br * qr - bi * qi))
         store(out[1], i, (ar * ki + ai * kr) + s * (br * qi + bi * qr))
+
+
+@nb.njit(**OPTIONS)
+def _part(z, ty, tx, spectra):
+    """Take the spectra of two real arrays out of that of the first plus i times the second: z (ty / 16, 2, 16 tx)."""
+    half = f4(0.5)
+    for ky in range(ty):
+        k, c, k_, c_ = ky // LANES, ky % LANES, (ty - ky) % ty // LANES, (ty - ky) % ty % LANES
+        for kx in range(tx):
+            i, j = kx * LANES + c, (tx - kx) % tx * LANES + c_
+            ar, ai, br, bi = z[k, 0, i], z[k, 1, i], z[k_, 0, j], z[k_, 1, j]
+            spectra[0, k, 0, i], spectra[0, k, 1, i] = half * (ar + br), half * (ai - bi)
+            spectra[1, k, 0, i], spectra[1, k, 1, i] = half * (ai + bi), half * (br - ar)
+
+
+@nb.njit(**OPTIONS)
+def kernel_pair(one, two, spectra, work, plan):
+    """Write the spectra (2, ty / 16, 2, 16 tx) of two real kernels (ty, tx) float32."""
+    planes, bufs, _ = work
+    ty, tx, _, fy, wy, fx, wx = plan
+    pitch, flat = ty + LANES, (one.reshape(one.size), two.reshape(two.size))
+    for j in range(0, tx, LANES):
+        out = bufs[3]
+        fft_columns(flat[0][j:], flat[1][j:], tx, out[0], out[1], LANES, bufs[0], bufs[1], ty, fy, wy, FORWARD)
+        for k in range(0, ty, LANES):
+            transpose16(out[0], k * LANES, LANES, planes[0, 0], j * pitch + k, pitch)
+            transpose16(out[1], k * LANES, LANES, planes[0, 1], j * pitch + k, pitch)
+    z = np.empty(spectra.shape[1:], f4)
+    for k in range(ty // LANES):
+        _forward_x(planes[0], k * LANES, z[k], bufs, ty, tx, fx, wx)
+    _part(z, ty, tx, spectra)
 
 
 @nb.njit(**OPTIONS)
@@ -205,16 +236,22 @@ def _write_difference(plane, tile, bad, out, bufs, ty, tx, halo, fy, wy):
 
 
 @nb.njit(**OPTIONS)
-def _copy_row(values, m, bad, out, y, x0):
-    """Write m values into a row of a map, NaN where `bad`; a map that was not asked for has no rows."""
+def _put(out, place, direct, row, x, values):
+    """Write sixteen pixels of a map at once where all may be written; else keep them in `row` for `_copy_row`."""
+    if direct and out.size:
+        store(out.reshape(out.size), place, values)
+    elif out.size:
+        store(row, x, values)
+
+
+@nb.njit(**OPTIONS)
+def _copy_row(values, start, stop, bad, out, y, x0):
+    """Write what `_put` kept of a row of a map, NaN where `bad`; a map that was not asked for has no rows."""
     if out.size == 0:
         return
-    for x in range(m):
-        out[y, x0 + x] = values[x]
-    if bad.size > 0:
-        for x in range(m):
-            if bad[y, x0 + x]:
-                out[y, x0 + x] = np.nan
+    for x in range(start, stop):
+        dead = bad.size > 0 and bad[y, x0 + x] != 0
+        out[y, x0 + x] = np.nan if dead else values[x]
 
 
 @nb.njit(**OPTIONS)
@@ -246,12 +283,15 @@ def _finish(scores, v, fill, tile, shape, modes, flat_v, scales, errors, bad, ma
                 photon = photon + bound * bound
             photon = larger(photon, floor)
             total = photon + _spread(scores[0], scores[1], i, pitch, errors) if apart else photon
-            store(rows[0], x, s * to_score)
-            store(rows[1], x, s / root(total))
-            store(rows[2], x, s * to_flux)
-            store(rows[3], x, root(photon) * to_flux)
+            place = (top + y) * shape[1] + left + x
+            direct = bad.size == 0 and x + LANES <= width
+            _put(maps[0], place, direct, rows[0], x, s * to_score)
+            _put(maps[1], place, direct, rows[1], x, s / root(total))
+            _put(maps[2], place, direct, rows[2], x, s * to_flux)
+            _put(maps[3], place, direct, rows[3], x, root(photon) * to_flux)
+        start = 0 if bad.size else width - width % LANES
         for k in range(4):
-            _copy_row(rows[k], width, bad, maps[k], top + y, left)
+            _copy_row(rows[k], start, width, bad, maps[k], top + y, left)
 
 
 @nb.njit(**OPTIONS)

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, ClassVar
 
-import numba as nb
 import numpy as np
 from astrid_gpu.kernels.lanes_numba import LANES
 from astrid_gpu.kernels.tile_frames_numba import Frame, largest, prepare
-from astrid_gpu.kernels.tiles_numba import error_pair, reference_pair, science_pair
+from astrid_gpu.kernels.tiles_numba import error_pair, kernel_pair, reference_pair, science_pair
 from astrid_gpu.kernels.tiling_numba import Tiling, choose_halo, tiling
 
 from astrid_gpu.backends.threads import cpu_threads
@@ -27,34 +26,6 @@ __all__ = ["zogy_maps"]
 
 MAPS = ("score", "score_corr", "flux", "flux_error")
 NOTHING = np.zeros((0, 0), np.float32)
-
-
-@nb.njit(nogil=True, cache=True)
-def _unfold(half, out):  # noqa: ANN001, ANN202 - compiled, types are the caller's
-    """Spread the half spectra of real kernels (p, ty, tx / 2 + 1) over all frequencies, (p, ty / 16, 2, 16 tx)."""
-    planes, ty, hx = half.shape
-    tx = 2 * (hx - 1)
-    for p in range(planes):
-        for ky in range(ty):
-            for kx in range(tx):
-                value = half[p, ky, kx] if kx < hx else np.conj(half[p, (ty - ky) % ty, tx - kx])
-                out[p, ky // 16, 0, kx * 16 + ky % 16] = value.real
-                out[p, ky // 16, 1, kx * 16 + ky % 16] = value.imag
-
-
-def _kernel_spectra(kernels: list[np.ndarray], cut: Tiling) -> np.ndarray:
-    """Return the transforms of kernels cut at the halo (middle first), for tiles and unnormalised inverses."""
-    from scipy import fft
-
-    near = np.arange(-cut.halo, cut.halo + 1)
-    frames = np.zeros((len(kernels), cut.ty, cut.tx))
-    for frame, kernel in zip(frames, kernels, strict=True):
-        frame[np.ix_(near, near)] = kernel
-    half = fft.rfft2(frames, workers=cpu_threads())
-    half /= cut.ty * cut.tx
-    out = np.empty((len(kernels), cut.ty // LANES, 2, LANES * cut.tx), np.float32)
-    _unfold(half, out)
-    return out
 
 
 def _cut(kernel: np.ndarray, halo: int) -> np.ndarray:
@@ -80,13 +51,13 @@ class _Workers:
         if self.pool:
             self.pool.shutdown()
 
-    def share(self, cut: Tiling, job: Callable[[int, Any], None]) -> None:
-        """Run job(i, work) for every pair of tiles."""
-        jobs = iter(range(len(cut.pairs)))
+    def share(self, cut: Tiling, count: int, job: Callable[[int, Any], None]) -> None:
+        """Run job(i, work) for i from 0 to `count` - 1, each with work space for tiles of `cut`."""
+        jobs = iter(range(count))
         if self.pool is None:
             self._work(cut, jobs, job)
             return
-        for done in [self.pool.submit(self._work, cut, jobs, job) for _ in range(min(self.threads, len(cut.pairs)))]:
+        for done in [self.pool.submit(self._work, cut, jobs, job) for _ in range(min(self.threads, count))]:
             done.result()
 
     def _work(self, cut: Tiling, jobs: Iterator[int], job: Callable[[int, Any], None]) -> None:
@@ -117,7 +88,7 @@ class _Subtraction:
     def bad(self, i: int) -> np.ndarray:
         """Return the invalid pixels of image i as uint8 (ny, nx), of no size where all are good."""
         plane = self.invalid[i % len(self.invalid)]
-        return plane.view(np.uint8) if plane.any() else np.zeros((0, 0), np.uint8)
+        return plane if plane.any() else np.zeros((0, 0), np.uint8)
 
     def frame(self, i: int, which: int) -> Frame:
         """Return image i (which = 0) or its reference (1) ready for the tiles."""
@@ -126,7 +97,7 @@ class _Subtraction:
         variance = (p.variance_science, p.variance_reference)[which]
         if isinstance(variance, np.ndarray):
             variance = np.ascontiguousarray(variance[i % len(variance)])
-        profiles = p.fill_profiles((p.psf_science, p.psf_reference)[which])
+        profiles = p.fill_profiles[which]
         profile = profiles[i % len(profiles)]
         return prepare(stack[i % len(stack)], variance, self.bad(i), 1 / p.unit[which][i], profile, p.fill_limits)
 
@@ -135,14 +106,17 @@ class _Subtraction:
         p = self.problem
         stamps = p.psf_science[i % len(p.psf_science)], p.psf_reference[i % len(p.psf_reference)]
         pairs = zip((p.science, p.reference), p.unit, stamps, strict=True)
-        peaks = [largest(stack[i % len(stack)], self.bad(i)) / unit[i] / psf.max() for stack, unit, psf in pairs]
+        bad, peaks = self.bad(i), []
+        for (stack, unit, psf), known in zip(pairs, p.brightest, strict=True):
+            image = stack[i % len(stack)]
+            peaks.append((largest(image, bad) if bad.size else known[i % len(known)]) / unit[i] / psf.max())
         return choose_halo(p.kernels(i), max(peaks), "difference" in self.wanted, bool(self.wanted - {"difference"}))
 
     def prepared_reference(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Frame, np.ndarray]:
         """Return the reference of image i and the spectra of its tiles, made anew only if they differ."""
         p = self.problem
         key = cut, p.unit[1][i], i % len(self.invalid), i % len(p.reference), i % _count(p.variance_reference)
-        key = *key, i % len(p.fill_profiles(p.psf_reference)), weigh.tobytes()
+        key = *key, i % len(p.fill_profiles[1]), weigh.tobytes()
         if self.held == key:
             return self.reference[0], self.reference[1]
         self.reference = ()  # its memory first
@@ -154,7 +128,7 @@ class _Subtraction:
         def job(k: int, work: Any) -> None:
             reference_pair(frame.image, variance, cut.pairs[k], weigh[k], spectra[k], work, cut.plan)
 
-        self.workers.share(cut, job)
+        self.workers.share(cut, len(cut.pairs), job)
         self.held, self.reference = key, (frame, spectra)
         return frame, spectra
 
@@ -173,7 +147,21 @@ class _Subtraction:
         parts = [dn * scales[0] * to_flux, dr * scales[1] * to_flux, kn * scales[0], kr * scales[1]]
         parts += [k * s**2 for k, s in zip(squares, scales, strict=True)]
         parts += [abs(k) * s for k, s in zip((kn, kr), scales, strict=True)] if errors else []
-        return _kernel_spectra(parts, cut), flat, 1e-6 * float(squares[0].sum() + squares[1].sum())
+        return self._kernel_spectra(parts, cut), flat, 1e-6 * float(squares[0].sum() + squares[1].sum())
+
+    def _kernel_spectra(self, kernels: list[np.ndarray], cut: Tiling) -> np.ndarray:
+        """Return the transforms of kernels cut at the halo (middle first), for tiles and unnormalised inverses."""
+        near = np.arange(-cut.halo, cut.halo + 1)
+        frames = np.zeros((len(kernels), cut.ty, cut.tx), np.float32)
+        for frame, kernel in zip(frames, kernels, strict=True):
+            frame[np.ix_(near, near)] = kernel / (cut.ty * cut.tx)
+        spectra = np.empty((len(kernels), cut.ty // LANES, 2, LANES * cut.tx), np.float32)
+
+        def job(k: int, work: Any) -> None:
+            kernel_pair(frames[2 * k], frames[2 * k + 1], spectra[2 * k : 2 * k + 2], work, cut.plan)
+
+        self.workers.share(cut, len(kernels) // 2, job)
+        return spectra
 
     def subtract(self, i: int, out: dict[str, np.ndarray]) -> bool:
         """Subtract image i into its maps; False if no halo is wide enough."""
@@ -209,7 +197,7 @@ class _Subtraction:
                 bad, out.get("difference", NOTHING), maps, work, cut.plan,
             )  # fmt: skip
 
-        self.workers.share(cut, job)
+        self.workers.share(cut, len(cut.pairs), job)
         return True
 
 
@@ -223,8 +211,8 @@ def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np
     Parameters
     ----------
     problem : engine._problem.Problem
-    flags : uint8 (1 or n, ny, nx)
-        Nonzero where a pixel is invalid: filled for the transforms, NaN in the maps.
+    flags : uint8 (1 or n, ny, nx), or None
+        Nonzero where a pixel is invalid: filled for the transforms, NaN in the maps. None: none is.
     wanted : subset of {"difference", "score", "score_corr", "flux"}
 
     Notes
@@ -239,7 +227,7 @@ def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np
     shape = (problem.n, *problem.shape)
     out = {name: np.empty(shape, np.float32) for name in names | ({"difference"} & wanted)}
     with _Workers() as workers:
-        job = _Subtraction(problem, flags != 0, wanted, workers)
+        job = _Subtraction(problem, np.zeros((1, 0, 0), np.uint8) if flags is None else flags, wanted, workers)
         for i in range(problem.n):
             if not job.subtract(i, {name: maps[i] for name, maps in out.items()}):
                 return None

@@ -8,11 +8,12 @@ import numpy as np
 
 from astrid_gpu.backends import Backend
 from astrid_gpu.flags import INVALID, PixelFlag
+from astrid_gpu.ops import extremes as reference_extremes
 from astrid_gpu.ops import fill as reference_fill
 from astrid_gpu.ops.fourier import transfer_function
-from astrid_gpu.ops.mask import border, dilate
+from astrid_gpu.ops.mask import dilate
 
-__all__ = ["FILL_UNCERTAINTY", "Frames", "combine_masks", "fill_frames", "reach_flags"]
+__all__ = ["FILL_UNCERTAINTY", "NEGLIGIBLE", "Frames", "combine_masks", "extremes", "fill_frames", "reach_flags"]
 
 FILL_UNCERTAINTY = 3.0
 """Error of a filled pixel as a fraction of the fill, where all of the pixel's surroundings are missing: in a saturated
@@ -38,22 +39,31 @@ class Frames(NamedTuple):
     error: Any
 
 
-def combine_masks(backend: Backend, science: Any, reference: Any, mask: Any | None) -> Any:
+def combine_masks(
+    backend: Backend, science: Any, reference: Any, mask: Any | None, finite: tuple[bool, bool] = (False, False)
+) -> Any:
     """Return pixel flags uint8 (1 or n, ny, nx): the caller's mask and the pixels that are not finite.
 
-    A boolean mask marks pixels bad in both images; an integer one holds bits of `PixelFlag`.
+    A boolean mask marks pixels bad in both images; an integer one holds bits of `PixelFlag`. `finite` tells which of
+    the two images are known to hold finite pixels only.
     """
     xp = backend.xp
-    lost_science = ~xp.isfinite(science)
-    lost_reference = ~xp.isfinite(reference)
     flags = xp.zeros((1, *science.shape[1:]), dtype=xp.uint8)
     if mask is not None:
         both = int(PixelFlag.BAD_SCIENCE | PixelFlag.BAD_REFERENCE)
         flags = xp.where(mask, xp.uint8(both), xp.uint8(0)) if mask.dtype == bool else mask.astype(xp.uint8)
-    for lost, bit in ((lost_science, PixelFlag.BAD_SCIENCE), (lost_reference, PixelFlag.BAD_REFERENCE)):
-        if bool(lost.any()):
+    bits = PixelFlag.BAD_SCIENCE, PixelFlag.BAD_REFERENCE
+    for images, bit, good in zip((science, reference), bits, finite, strict=True):
+        lost = None if good else ~xp.isfinite(images)
+        if lost is not None and bool(lost.any()):
             flags = flags | xp.where(lost, xp.uint8(int(bit)), xp.uint8(0))
     return flags
+
+
+def extremes(backend: Backend, images: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return whether each image is finite, and its smallest and largest value, (n,) each on the host."""
+    fused = backend.ops.get("extremes")
+    return fused(images) if fused else reference_extremes.extremes(images, xp=backend.xp)
 
 
 def fill_frames(
@@ -132,11 +142,25 @@ def _missing_part(backend: Backend, bad: Any, profiles: np.ndarray) -> Any:
     return backend.xp.clip(part, 0, 1)
 
 
-def reach_flags(backend: Backend, flags: Any, radius: int) -> Any:
-    """Add the NEAR_BAD and EDGE bits within `radius` pixels of invalid pixels and of the frame's edge."""
+def reach_flags(backend: Backend, flags: Any, radius: int, clean: bool = False) -> Any:
+    """Return flags with the NEAR_BAD and EDGE bits within `radius` pixels of invalid pixels and of the frame's edge.
+
+    `clean` tells that no pixel is invalid.
+    """
     xp = backend.xp
-    invalid = (flags & INVALID) != 0
-    near = dilate(invalid, radius, xp=xp) & ~invalid if bool(invalid.any()) else invalid
-    edge = border(flags.shape[1:], radius, xp=xp)
-    flags = flags | xp.where(near, xp.uint8(int(PixelFlag.NEAR_BAD)), xp.uint8(0))
-    return flags | xp.where(edge, xp.uint8(int(PixelFlag.EDGE)), xp.uint8(0))[None]
+    invalid = None if clean else (flags & INVALID) != 0
+    flags = flags.copy()
+    if invalid is not None and bool(invalid.any()):
+        near = dilate(invalid, radius, xp=xp) & ~invalid
+        flags |= xp.where(near, xp.uint8(int(PixelFlag.NEAR_BAD)), xp.uint8(0))
+    ny, nx = flags.shape[1:]
+    edge = xp.uint8(int(PixelFlag.EDGE))
+    top, left = min(radius, ny), min(radius, nx)
+    for part in (
+        np.s_[:, :top],
+        np.s_[:, max(ny - radius, top) :],
+        np.s_[:, :, :left],
+        np.s_[:, :, max(nx - radius, left) :],
+    ):
+        flags[part] |= edge
+    return flags

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from astrid_gpu.backends import Backend, resolve_backend
 from astrid_gpu.engine import _checks
-from astrid_gpu.engine._frames import FILL_UNCERTAINTY, NEGLIGIBLE
+from astrid_gpu.engine._frames import FILL_UNCERTAINTY, NEGLIGIBLE, extremes
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.ops import zogy as reference_ops
@@ -113,9 +114,27 @@ class Problem:
         """Fills whose error is not followed, in sigma, and the error of the others as a fraction of them."""
         return NEGLIGIBLE, FILL_UNCERTAINTY
 
-    def fill_profiles(self, stamps: np.ndarray) -> np.ndarray:
-        """Windows that fill holes, (1 or n, radius + 1), each as wide as its PSF."""
-        return fill_profiles([max(fwhm_of(stamp) / 2.3548, 0.7) for stamp in stamps], self.padded)
+    @cached_property
+    def fill_profiles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Windows that fill holes in science and reference, (1 or n, radius + 1) each, as wide as their PSFs."""
+        stamps = self.psf_science, self.psf_reference
+        n, r = ([max(fwhm_of(stamp) / 2.3548, 0.7) for stamp in psf] for psf in stamps)
+        return fill_profiles(n, self.padded), fill_profiles(r, self.padded)
+
+    @cached_property
+    def brightest(self) -> tuple[np.ndarray, np.ndarray]:
+        """Largest absolute values of science and reference, (n or 1,) each; not to be relied on if not finite."""
+        return tuple(np.maximum(abs(low), abs(high)) for _, low, high in self._extremes)  # type: ignore[return-value]
+
+    @property
+    def finite(self) -> tuple[bool, bool]:
+        """Whether all pixels of science, and of reference, are finite."""
+        n, r = (bool(found[0].all()) for found in self._extremes)
+        return n, r
+
+    @cached_property
+    def _extremes(self) -> list[Any]:
+        return [extremes(self.backend, images) for images in (self.science, self.reference)]
 
     def reach(self) -> list[int]:
         """Distance (1 or n) in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within."""
@@ -194,6 +213,9 @@ def _check_variance(
     if np.ndim(value) == 0:
         return float(_checks.positive(value, name, 1)[0])
     plane = _checks.as_plane(backend, value, name, n, shape).astype(dtype, copy=False)
+    finite, least, _ = extremes(backend, plane)
+    if finite.all() and least.min() > 0:
+        return plane
     usable = backend.xp.isfinite(plane) & (plane > 0)
     if not bool(usable.all()):
         image = given[which]

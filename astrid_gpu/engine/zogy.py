@@ -137,16 +137,20 @@ def zogy(
 def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
     """Return the maps (n, ny, nx) and the flags, by tiles or plans of its own if the backend has them."""
     b, xp = problem.backend, problem.backend.xp
-    flags = combine_masks(b, problem.science, problem.reference, problem.mask)
+    finite = problem.finite
+    flags = combine_masks(b, problem.science, problem.reference, problem.mask, finite)
+    clean = problem.mask is None and all(finite)
     own = b.ops.get("zogy_maps")
-    maps = own(problem, flags & INVALID, wanted) if own else None
+    maps = own(problem, None if clean else flags & INVALID, wanted) if own else None
     if maps is None:
         maps = _whole_frames(problem, flags, wanted)
     radii = problem.reach()
     if len(set(radii)) > 1:  # each image by its own PSFs, whichever others are in the stack
         planes = xp.broadcast_to(flags, (problem.n, *problem.shape))
-        return maps, xp.concatenate([reach_flags(b, planes[i : i + 1], radius) for i, radius in enumerate(radii)])
-    flags = xp.broadcast_to(reach_flags(b, flags, radii[0]), (problem.n, *problem.shape))
+        return maps, xp.concatenate(
+            [reach_flags(b, planes[i : i + 1], radius, clean) for i, radius in enumerate(radii)]
+        )
+    flags = xp.broadcast_to(reach_flags(b, flags, radii[0], clean), (problem.n, *problem.shape))
     return maps, xp.ascontiguousarray(flags)
 
 
@@ -155,10 +159,10 @@ def _whole_frames(problem: Problem, flags: Any, wanted: set[str]) -> dict[str, A
     b, xp = problem.backend, problem.backend.xp
     invalid = (flags & INVALID) != 0
     pair = [
-        fill_frames(b, images, variance, invalid, problem.padded, unit=unit, profiles=problem.fill_profiles(stamps))
-        for images, variance, unit, stamps in (
-            (problem.science, problem.variance_science, problem.unit[0], problem.psf_science),
-            (problem.reference, problem.variance_reference, problem.unit[1], problem.psf_reference),
+        fill_frames(b, images, variance, invalid, problem.padded, unit=unit, profiles=profiles)
+        for images, variance, unit, profiles in (
+            (problem.science, problem.variance_science, problem.unit[0], problem.fill_profiles[0]),
+            (problem.reference, problem.variance_reference, problem.unit[1], problem.fill_profiles[1]),
         )
     ]
     N, R = (b.rfft2(frames.data) for frames in pair)
