@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -24,7 +23,7 @@ PACKAGES = ("numpy", "scipy", "numba", "llvmlite", "mkl-fft", "pyfftw", "cupy-cu
             "photutils", "reproject", "sfft", "properimage", "pytest-benchmark", "astrid-gpu")  # fmt: skip
 
 
-def describe(command: str | None = None) -> dict[str, Any]:
+def describe(command: str) -> dict[str, Any]:
     """Return machine, threads, versions, commit, date and command, all JSON."""
     return {
         "machine": {
@@ -40,7 +39,7 @@ def describe(command: str | None = None) -> dict[str, Any]:
         "versions": {"python": platform.python_version()} | {p: v for p in PACKAGES if (v := _version(p))},
         "commit": _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command or "python -m " + " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        "command": command,
     }
 
 

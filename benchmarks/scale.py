@@ -76,7 +76,11 @@ def stream(pairs: int, backend: str) -> dict[str, Any]:
 
 def measure(sides: tuple[int, ...], pairs: tuple[int, ...], backend: str) -> dict[str, Any]:
     """Measure every point in a process of its own, small to large."""
-    document: dict[str, Any] = describe() | {"backend": backend, "stream_side": STREAM_SIDE, "batch": BATCH}
+    document: dict[str, Any] = describe("python -m benchmarks.scale") | {
+        "backend": backend,
+        "stream_side": STREAM_SIDE,
+        "batch": BATCH,
+    }
     document["pixels"] = [_elsewhere("pair", side, backend, 5 if side > 4096 else 9) for side in sides]
     document["pairs"] = [_elsewhere("stream", n, backend) for n in pairs]
     return document
