@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ class Bench:
         operation, backend, size, images, variant : str
             What the row is called.
         work : Work or callable
-            What is timed; of a Work, the memory is measured too, in a process of its own.
+            What is timed; of a Work, the memory is measured too, in a process of its own (not in a quick run).
         error : callable
             Takes the result, returns its error against the reference.
         tolerance : float
@@ -184,7 +185,7 @@ class Bench:
         made.notes = {} if notes is None else {k: float(v) for k, v in notes(result).items()}
         if not made.failed and self._benchmark.stats is not None:
             self._add_times(made, np.array(self._benchmark.stats.stats.data), theirs, moved)
-            if isinstance(work, Work) and pixels:
+            if isinstance(work, Work) and pixels and not self.quick:
                 with work.child() as child:
                     made.memory = rounded(child.memory() / pixels)
         self.session.rows.append(made)
@@ -200,6 +201,11 @@ class Bench:
         if moved is not None and row.backend != "cupy":
             row.moved = rounded(moved)
             row.of_bandwidth = rounded(moved / middle / self.session.bandwidth["gb_s"])
+
+
+def installed(*packages: str) -> bool:
+    """Whether packages are there to be measured beside."""
+    return all(util.find_spec(name) is not None for name in packages)
 
 
 def clock(call: Callable[[], Any]) -> float:
