@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import nullcontext
 from functools import cache, wraps
 from importlib import import_module, util
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from astrid_gpu.errors import BackendUnavailableError
 
 __all__ = ["KernelCache", "NumbaBackend", "kernel_cache", "spec"]
 
+_log = logging.getLogger("astrid_gpu")
 _turn = threading.RLock()
 _INSTALL = "install it with: pip install 'astrid-gpu[cpu]'"
 # operation -> module of astrid_gpu.kernels that holds a function of the same name
@@ -40,8 +43,15 @@ _OPS = {
     "smooth_good": "noise_numba",
     "source_variance": "noise_numba",
     "dilate": "noise_numba",
+    "resample": "resample_numba",
+    "spline_coefficients": "resample_numba",
+    "map_area": "resample_numba",
     "star_peaks": "star_peaks_numba",
     "star_moments": "star_moments_numba",
+    "psf_at": "psf_fit_numba",
+    "fit_stars": "psf_fit_numba",
+    "crowd_sums": "psf_fit_numba",
+    "crowd_light": "psf_fit_numba",
 }
 
 
@@ -68,7 +78,7 @@ def _kernels(name: str) -> ModuleType:
     user's cache folder.
     """
     try:
-        return import_module(f"astrid_gpu.kernels.{name}")
+        module = import_module(f"astrid_gpu.kernels.{name}")
     except RuntimeError as exc:
         if "cannot cache" not in str(exc):
             raise
@@ -77,13 +87,27 @@ def _kernels(name: str) -> ModuleType:
             "can be written; set NUMBA_CACHE_DIR to a folder that can"
         )
         raise BackendUnavailableError(msg) from exc
+    folders = [Path(function.stats.cache_path or "") for function in _compiled(module)]
+    if folders and not any(folders[0].glob(f"{name}.*.nbi")):
+        _tell_to_wait(str(folders[0]))
+    return module
+
+
+def _compiled(module: ModuleType) -> list[Any]:
+    """Return the functions of a module that Numba compiles."""
+    own = (f for f in vars(module).values() if getattr(f, "__module__", "") == module.__name__)
+    return [f for f in own if hasattr(f, "py_func") and hasattr(f, "stats")]
+
+
+@cache
+def _tell_to_wait(folder: str) -> None:
+    _log.info("compiling CPU kernels into %s: a minute, once (`astrid-gpu warmup` does it ahead)", folder)
 
 
 @cache
 def _is_parallel(name: str) -> bool:
     """Whether a module has kernels that run on Numba's own threads, rather than on one thread or Python's."""
-    options = (getattr(value, "targetoptions", None) for value in vars(_kernels(name)).values())
-    return any(isinstance(option, dict) and option.get("parallel") for option in options)
+    return any(function.targetoptions.get("parallel") for function in _compiled(_kernels(name)))
 
 
 def _threaded(operation: Callable[..., Any]) -> Callable[..., Any]:
@@ -126,12 +150,11 @@ def kernel_cache() -> KernelCache:
     """
     compiled, loaded, folder = 0, 0, ""
     for name in {*_OPS.values(), *(m.rpartition(".")[2] for m in sys.modules if m.startswith("astrid_gpu.kernels."))}:
-        for function in vars(_kernels(name)).values():
-            if getattr(function, "__module__", "") == f"astrid_gpu.kernels.{name}" and hasattr(function, "py_func"):
-                stats = function.stats
-                compiled += sum(stats.cache_misses.values())
-                loaded += sum(stats.cache_hits.values())
-                folder = folder or str(stats.cache_path or "")
+        for function in _compiled(_kernels(name)):
+            stats = function.stats
+            compiled += sum(stats.cache_misses.values())
+            loaded += sum(stats.cache_hits.values())
+            folder = folder or str(stats.cache_path or "")
     return KernelCache(compiled, loaded, folder)
 
 
