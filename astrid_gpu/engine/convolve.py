@@ -13,12 +13,15 @@ from astrid_gpu.ops import convolve as reference_ops
 
 __all__ = ["convolve"]
 
-# Largest kernel, in taps, that is convolved directly; above it two FFTs are faster. A separable kernel of ky x kx
-# counts as ky + kx taps. CPU: by processor time of one thread (EPYC with AVX-512, float32, border "reflect") the two
-# break even at 16 x 16 to 18 x 18 taps for 512^2 to 2048^2 pixels; the float64 reference at about 3 x 4. GPU: an
-# estimate from bytes and shared-memory reads, not measured. Measure again: benchmarks/bench_convolve.py.
+# Largest kernel, in taps, that is convolved directly; above it an FFT is faster. A separable kernel of ky x kx has
+# ky + kx taps. By processor time of one thread (EPYC with AVX-512, float32): the float64 reference breaks even with
+# scipy.fft at about 3 x 4 taps, the CPU kernels at 16 x 16 to 18 x 18; with their own FFT down the columns at 5 x 5,
+# and separable kernels at 41 x 41. GPU: an estimate from bytes and shared-memory reads, not measured.
+# Measure again: benchmarks/bench_convolve.py.
 REFERENCE_TAPS = 12
 CPU_TAPS = 289
+COLUMN_TAPS = 25
+SEPARABLE_TAPS = 80
 GPU_TAPS = 256
 
 MIN_WEIGHT = 1e-6  # of the kernel's weight that good pixels must carry for an interpolated value
@@ -97,8 +100,7 @@ def convolve(
     stack = _checks.as_stack(chosen, images, "images", dtype)
     taps = _check_kernel(chosen.to_host(chosen.asarray(kernel)), stack.shape[0], normalize)
 
-    bad = ~chosen.xp.isfinite(stack)
-    dirty = np.flatnonzero(chosen.to_host(bad.any(axis=(1, 2))))
+    bad, dirty = _bad_pixels(chosen, stack)
     if not dirty.size:
         out = _apply(chosen, stack, taps, boundary)
     else:
@@ -119,6 +121,16 @@ def _check_options(boundary: Any, nan: Any) -> None:
         if value not in allowed:
             msg = f"{name} must be one of {', '.join(allowed)}, got {value!r}"
             raise InputError(msg)
+
+
+def _bad_pixels(backend: Backend, stack: Any) -> tuple[Any, np.ndarray]:
+    """Return where pixels are not finite, or None if nowhere, and the images that have some."""
+    xp = backend.xp
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.all(np.isfinite(backend.to_host(stack.sum(axis=(1, 2))))):  # no NaN hides in a finite sum
+            return None, np.empty(0, np.int64)
+    bad = ~xp.isfinite(stack)
+    return bad, np.flatnonzero(backend.to_host(bad.any(axis=(1, 2))))
 
 
 def _check_kernel(kernel: np.ndarray, n: int, normalize: bool) -> np.ndarray:
@@ -155,24 +167,29 @@ def _border(shape: tuple[int, int], sides: tuple[int, int], boundary: str) -> tu
     return rows, columns
 
 
-def _route(backend: Backend, taps: np.ndarray, dtype: np.dtype) -> tuple[str, Any]:
-    """Return how to convolve fastest: ("separable", (columns, rows)), ("direct", None) or ("fft", None)."""
-    most = REFERENCE_TAPS
-    if backend.ops.get("convolve") is not None:
-        most = GPU_TAPS if backend.is_gpu else CPU_TAPS
-    _, ky, kx = taps.shape
-    if min(ky, kx) > 2 and ky + kx <= most:
+def _route(backend: Backend, taps: np.ndarray, dtype: np.dtype, holes: bool = False) -> tuple[str, Any]:
+    """Return how to convolve fastest: ("separable", (columns, rows)), ("direct", None) or ("fft", None).
+
+    `holes`: zeros must stay zeros, which an FFT in float32 does not grant; then only large kernels take one.
+    """
+    ops, (_, ky, kx) = backend.ops, taps.shape
+    most = most_lines = REFERENCE_TAPS
+    if ops.get("convolve") is not None:
+        most = most_lines = GPU_TAPS if backend.is_gpu else CPU_TAPS
+    if ops.get("convolve_fft") is not None and dtype == np.float32 and not holes:
+        most, most_lines = COLUMN_TAPS, SEPARABLE_TAPS
+    if min(ky, kx) > 2 and ky + kx <= most_lines:
         pair = reference_ops.separate(taps, 4.0 * float(np.finfo(dtype).eps))
         if pair is not None:
             return "separable", pair
     return ("direct" if ky * kx <= most else "fft"), None
 
 
-def _apply(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> Any:
+def _apply(backend: Backend, stack: Any, taps: np.ndarray, boundary: str, holes: bool = False) -> Any:
     """Convolve finite images by the fastest way for this kernel."""
-    route, pair = _route(backend, taps, stack.dtype)
+    route, pair = _route(backend, taps, stack.dtype, holes)
     if route == "separable":
-        return _direct(backend, _direct(backend, stack, pair[0], boundary), pair[1], boundary)
+        return _separable(backend, stack, pair[0], pair[1], boundary)
     if route == "direct":
         return _direct(backend, stack, taps, boundary)
     return _by_fft(backend, stack, taps, boundary)
@@ -184,9 +201,23 @@ def _direct(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> An
     return op(*arguments) if op else reference_ops.convolve(*arguments, xp=backend.xp)
 
 
+def _separable(backend: Backend, stack: Any, column: np.ndarray, row: np.ndarray, boundary: str) -> Any:
+    op = backend.ops.get("convolve_separable")
+    if op is not None:
+        out = op(stack, column, row, *_border(stack.shape[1:], (column.shape[1], row.shape[2]), boundary))
+        if out is not None:
+            return out
+    return _direct(backend, _direct(backend, stack, column, boundary), row, boundary)
+
+
 def _by_fft(backend: Backend, stack: Any, taps: np.ndarray, boundary: str) -> Any:
     """Convolve by FFT, as many images at a time as memory allows; on a CPU one, as batches gain nothing there."""
     rows, columns = _border(stack.shape[1:], taps.shape[1:], boundary)
+    op = backend.ops.get("convolve_fft")
+    if op is not None:
+        done = op(stack, taps, rows, columns)
+        if done is not None:
+            return done
     n = stack.shape[0]
     at_once = 1
     if backend.is_gpu:  # frame, tiles, spectrum, inverse, and the work areas of two plans
@@ -213,12 +244,12 @@ def _interpolate(backend: Backend, clean: Any, bad: Any, dirty: np.ndarray, taps
         )
         raise InputError(msg)
     total = own.sum(axis=(1, 2))[:, None, None]
-    work = np.float64 if _route(backend, own, clean.dtype)[0] == "fft" else clean.dtype
+    work = np.float64 if _route(backend, own, clean.dtype, holes=True)[0] == "fft" else clean.dtype
     which = xp.asarray(dirty)
-    values = _apply(backend, clean[which].astype(work), own, boundary)
-    weight = _apply(backend, (~bad[which]).astype(work), own, boundary)
+    values = _apply(backend, clean[which].astype(work), own, boundary, holes=True)
+    weight = _apply(backend, (~bad[which]).astype(work), own, boundary, holes=True)
     if boundary == "zero":  # the zeros outside count as good pixels
-        whole = _apply(backend, xp.ones((own.shape[0], *clean.shape[1:]), work), own, boundary)
+        whole = _apply(backend, xp.ones((own.shape[0], *clean.shape[1:]), work), own, boundary, holes=True)
         weight += xp.asarray(total.astype(weight.dtype)) - whole
     share = weight / xp.asarray(total.astype(weight.dtype))
     enough = xp.abs(weight) > MIN_WEIGHT * xp.asarray(np.abs(own).sum(axis=(1, 2))[:, None, None].astype(weight.dtype))

@@ -19,6 +19,7 @@ __all__ = [
     "border_index",
     "convolve",
     "convolve_fft",
+    "convolve_separable",
     "kernel_spectrum",
     "reaches",
     "separate",
@@ -123,6 +124,18 @@ def convolve(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.ndar
     return total.astype(images.dtype)
 
 
+def convolve_separable(
+    images: Any, column: np.ndarray, row: np.ndarray, rows: np.ndarray, columns: np.ndarray, *, xp: Any = np
+) -> Any:
+    """Convolve a stack with the products of columns (n, ky, 1) and rows (n, 1, kx); else as `convolve`.
+
+    Fast twins may return None for a type they are not made for.
+    """
+    _, ny, nx = images.shape
+    down = convolve(images, column, rows, np.arange(nx, dtype=np.int32), xp=xp)
+    return convolve(down, row, np.arange(ny, dtype=np.int32), columns, xp=xp)
+
+
 class TileAxis(NamedTuple):
     """How an axis is cut for the FFT: `tiles` tiles that give `step` pixels each, from transforms of `length`."""
 
@@ -157,7 +170,8 @@ def convolve_fft(images: Any, kernel: np.ndarray, rows: np.ndarray, columns: np.
     Parameters
     ----------
     fft : Backend
-        Anything with `xp`, `asarray`, `rfft2`, `irfft2` and `next_fast_len`.
+        Anything with `xp`, `asarray`, `rfft2`, `irfft2` and `next_fast_len`. Fast twins do without, and may return None
+        for types and kernels they are not made for.
 
     Notes
     -----

@@ -109,6 +109,39 @@ def test_the_direct_sum(backend, rng, dtype, boundary, kernels, sides):
     np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance(dtype, images, kernel[0]))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("boundary", SCIPY_MODE)
+@pytest.mark.parametrize("kernels", [1, 2])
+@pytest.mark.parametrize("sides", [(3, 3), (6, 1), (1, 35), (18, 33), (40, 70)], ids=str)
+def test_a_column_and_a_row(backend, rng, dtype, boundary, kernels, sides):
+    images = rng.normal(size=(2, 35, 300)).astype(dtype)
+    column, row = rng.normal(size=(kernels, sides[0], 1)), rng.normal(size=(kernels, 1, sides[1]))
+    rows, columns = ops.border_index(35, sides[0], boundary), ops.border_index(300, sides[1], boundary)
+    expected = ops.convolve_separable(images.astype(np.float64), column, row, rows, columns)
+    got = backend.to_host(engine._separable(backend, on(backend, images), column, row, boundary))
+    assert got.dtype == dtype
+    for k in range(2):
+        kernel = (column * row)[k % kernels]
+        np.testing.assert_allclose(got[k], expected[k], rtol=0, atol=tolerance(dtype, images, kernel))
+
+
+@pytest.mark.parametrize("boundary", SCIPY_MODE)
+@pytest.mark.parametrize("kernels", [1, 2])
+@pytest.mark.parametrize("shape", [(35, 66), (1, 1), (300, 129), (129, 300)], ids=str)
+@pytest.mark.parametrize("sides", [(3, 3), (6, 1), (1, 35), (18, 33), (40, 70), (25, 128)], ids=str)
+def test_the_fft_down_the_columns(rng, boundary, kernels, shape, sides):
+    """The CPU's own: borders wider than the frame, tiles that end beyond it, a kernel per image, a level of 1000."""
+    twin = pytest.importorskip("astrid_gpu.kernels.convolve_numba")
+    images, kernel = rng.normal(1000, 10, (2, *shape)).astype(np.float32), rng.normal(size=(kernels, *sides))
+    kernel /= np.abs(kernel).sum(axis=(1, 2), keepdims=True)
+    rows, columns = ops.border_index(shape[0], sides[0], boundary), ops.border_index(shape[1], sides[1], boundary)
+    expected = ops.convolve(images.astype(np.float64), kernel, rows, columns)
+    got = twin.convolve_fft(images, kernel, rows, columns)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=0, atol=30 * np.finfo(np.float32).eps * 1000)
+    assert twin.convolve_fft(images.astype(np.float64), kernel, rows, columns) is None
+
+
 @pytest.mark.parametrize("boundary", SCIPY_MODE)
 @pytest.mark.parametrize("sides", [(3, 4), (21, 16)], ids=str)
 def test_three_ways_to_one_result(backend, rng, boundary, sides):
