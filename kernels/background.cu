@@ -38,10 +38,6 @@ __device__ __forceinline__ unsigned pixel_key(const Box& box, int y, int x) {
     for (int x = (box).x0 + (threadIdx.x & 31); x < (box).x1; x += 32)  \
       if (const unsigned key = pixel_key(box, y, x); key != BAD_KEY)
 
-__device__ __forceinline__ double warp_sum(double value) {
-  for (int step = 16; step > 0; step >>= 1) value += __shfl_down_sync(FULL_WARP, value, step);
-  return value;
-}
 __device__ __forceinline__ unsigned warp_min(unsigned value) {
   for (int step = 16; step > 0; step >>= 1) value = min(value, __shfl_down_sync(FULL_WARP, value, step));
   return value;

@@ -34,19 +34,23 @@ __device__ __forceinline__ real inverse_sqrt(real x) { return rsqrtf(x); }
 __device__ __forceinline__ long long grid_first() { return blockIdx.x * static_cast<long long>(blockDim.x) + threadIdx.x; }
 __device__ __forceinline__ long long grid_stride() { return gridDim.x * static_cast<long long>(blockDim.x); }
 
-// ---- complex -------------------------------------------------------------------------------------------------------
-__device__ __forceinline__ real2 cscale(real2 a, real s) { return make_real2(a.x * s, a.y * s); }
-__device__ __forceinline__ real2 csub(real2 a, real2 b) { return make_real2(a.x - b.x, a.y - b.y); }
-__device__ __forceinline__ real2 cmul(real2 a, real2 b) {
-  return make_real2(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x);
-}
-__device__ __forceinline__ real2 cmul_conj(real2 a, real2 b) {  // a * conj(b)
-  return make_real2(a.x * b.x + a.y * b.y, a.y * b.x - a.x * b.y);
-}
-__device__ __forceinline__ real cabs2(real2 a) { return a.x * a.x + a.y * a.y; }
+// ---- complex: in either precision whatever `real` is ----------------------------------------------------------------
+#define ASTRID_COMPLEX(T, T2, make)                                                                                 \
+  __device__ __forceinline__ T2 cscale(T2 a, T s) { return make(a.x * s, a.y * s); }                               \
+  __device__ __forceinline__ T2 cadd(T2 a, T2 b) { return make(a.x + b.x, a.y + b.y); }                            \
+  __device__ __forceinline__ T2 csub(T2 a, T2 b) { return make(a.x - b.x, a.y - b.y); }                            \
+  __device__ __forceinline__ T2 cmul(T2 a, T2 b) { return make(a.x * b.x - a.y * b.y, a.x * b.y + a.y * b.x); }    \
+  __device__ __forceinline__ T2 cmul_conj(T2 a, T2 b) { return make(a.x * b.x + a.y * b.y, a.y * b.x - a.x * b.y); } \
+  __device__ __forceinline__ T cabs2(T2 a) { return a.x * a.x + a.y * a.y; }
+ASTRID_COMPLEX(float, float2, make_float2)
+ASTRID_COMPLEX(double, double2, make_double2)  // cmul_conj(a, b) is a * conj(b)
 
 // ---- sums over a warp: lane 0 has the result, in an order that does not depend on timing ---------------------------
 __device__ __forceinline__ float warp_sum(float value) {
+  for (int step = 16; step > 0; step >>= 1) value += __shfl_down_sync(FULL_WARP, value, step);
+  return value;
+}
+__device__ __forceinline__ double warp_sum(double value) {
   for (int step = 16; step > 0; step >>= 1) value += __shfl_down_sync(FULL_WARP, value, step);
   return value;
 }

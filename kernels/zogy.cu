@@ -1,7 +1,12 @@
 // Fused ZOGY combination and finish (Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27; equation numbers in brackets).
 // Reference: astrid_gpu/ops/zogy.py.  CPU twin: zogy_numba.py.  Launch: astrid_gpu/backends/cuda/zogy.py.
 // real is float, or double with -DASTRID_DOUBLE.
+// The whole subtraction, fused, is in three headers: zogy_frames.cuh (from images to frames), zogy_stamps.cuh (what
+// follows from the PSFs), zogy_maps.cuh (between the transforms, and after them).
 #include "common.cuh"
+#include "zogy_frames.cuh"
+#include "zogy_maps.cuh"
+#include "zogy_stamps.cuh"
 
 extern "C" {
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib import import_module, util
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
@@ -15,10 +15,12 @@ import numpy as np
 from astrid_gpu.backends.base import Backend, BackendSpec, BackendStatus
 from astrid_gpu.backends.cuda import cuda_ops
 from astrid_gpu.backends.cuda.context import Kernel, kernel_source
+from astrid_gpu.backends.cuda.plans import PlanCache, smooth_length
+from astrid_gpu.backends.cuda.runtime import CupyRuntime, Runtime
 from astrid_gpu.backends.cuda.signature import Parameter, check_arguments, check_shape, parse_signatures
 from astrid_gpu.errors import BackendUnavailableError, InputError
 
-__all__ = ["CupyBackend", "CupyContext", "smooth_length", "spec"]
+__all__ = ["CupyBackend", "CupyContext", "CupyPlan", "smooth_length", "spec"]
 
 _WHEELS = ("cupy-cuda13x", "cupy-cuda12x", "cupy-cuda11x", "cupy")
 _OLDEST = (7, 5)  # compute capability: what CUDA 13 compiles for and the kernels are built for in the tests
@@ -159,6 +161,31 @@ class _DeviceKernel:
             raise RuntimeError(msg) from exc
 
 
+class CupyPlan:
+    """A cuFFT plan made once, run without CuPy's copies and without its division by the number of pixels."""
+
+    def __init__(self, cupy: ModuleType, shape: tuple[int, int], batch: int, kind: str) -> None:
+        cufft = import_module("cupy.cuda.cufft")
+        get_plan = import_module("cupyx.scipy.fftpack").get_fft_plan
+        real, half = (batch, *shape), (batch, shape[0], shape[1] // 2 + 1)
+        single = kind in ("R2C", "C2R")
+        forward = kind in ("R2C", "D2Z")
+        dtype = ("f" if forward else "F") if single else ("d" if forward else "D")
+        like = cupy.empty(real if forward else half, dtype)  # its shape is asked for; the pool has it back at once
+        cache = cupy.fft.config.get_plan_cache()
+        size = cache.get_size()
+        cache.set_size(0)  # CuPy's own, which holds what it makes for ever
+        self._plan = get_plan(like, shape=shape, axes=(-2, -1), value_type="R2C" if forward else "C2R")
+        cache.set_size(size)
+        self._direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
+        area = getattr(self._plan, "work_area", None)
+        self.work_bytes = int(area.mem.size) if area is not None else 0
+
+    def __call__(self, source: Any, target: Any) -> None:
+        """Transform on the current stream."""
+        self._plan.fft(source, target, self._direction)
+
+
 class CupyContext:
     """A `Context` on the current CUDA device.
 
@@ -169,6 +196,10 @@ class CupyContext:
         self.xp = cupy
         self._modules: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._kernels: dict[tuple[str, str, tuple[str, ...]], _DeviceKernel] = {}
+        runtime = CupyRuntime(cupy)
+        self.runtime: Runtime = runtime
+        self.plans = PlanCache(partial(CupyPlan, cupy), limit=runtime.plan_limit)
+        self.memory: dict[Any, Any] = {}
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
         """Return kernel `name` of ``kernels/<file>``."""
@@ -184,24 +215,6 @@ class CupyContext:
 
 
 # ---- backend ---------------------------------------------------------------------------------------------------------
-@cache
-def smooth_length(n: int) -> int:
-    """Return the smallest even number >= `n` of the form 2^a 3^b 5^c 7^d.
-
-    cuFFT has fast kernels for these factors only, and its real transforms want an even row. (A factor of 11 or a
-    prime costs several times more, and prime sizes have given wrong results in past releases.)
-    """
-    size = max(2, n + n % 2)
-    while True:
-        rest = size
-        for factor in (2, 3, 5, 7):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return size
-        size += 2
-
-
 class CupyBackend:
     """CuPy arrays on the current device; float32 unless asked otherwise."""
 
@@ -267,10 +280,7 @@ class CupyBackend:
 
     def free_memory(self) -> int:
         """Return the bytes free on the device: the driver's count and what CuPy's pool holds unused."""
-        pool = self.xp.get_default_memory_pool()
-        free = int(self.xp.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
-        limit = int(pool.get_limit())
-        return min(free, limit - int(pool.used_bytes())) if limit else free
+        return self.context.runtime.free_memory()
 
     def synchronize(self) -> None:
         """Wait for the current device."""

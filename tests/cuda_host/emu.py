@@ -17,6 +17,7 @@ from astrid_gpu.backends.cupy_ import smooth_length
 from astrid_gpu.backends.numpy_ import NumpyBackend
 from tests.cuda_host import build as host
 from tests.cuda_host import device
+from tests.cuda_host.runtime import RecordingRuntime
 
 __all__ = ["DeviceBackend", "DeviceContext", "EmulatedBackend", "EmulatedContext", "backend"]
 
@@ -30,20 +31,30 @@ class EmulatedContext:
         Schedule of threads, warps and blocks; may be changed between launches.
     flags : sequence of str
         Extra compiler flags, such as ``build.UBSAN``.
+    runtime : RecordingRuntime, optional
+        Streams, graphs and memory; one of its own by default.
     """
 
     xp: ModuleType = np
 
-    def __init__(self, seed: int = 0, flags: Sequence[str] = ()) -> None:
+    def __init__(self, seed: int = 0, flags: Sequence[str] = (), runtime: RecordingRuntime | None = None) -> None:
         self.seed = seed
         self.flags = tuple(flags)
+        self.runtime = runtime or RecordingRuntime()
+        self.plans = self.runtime.plans()
+        self.memory: dict[Any, Any] = {}
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Callable[..., None]:
         """Return kernel `name` of ``kernels/<file>``, launched with this context's schedule."""
         function = _module(file, tuple(options), self.flags).get_function(name)
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], args: Sequence[Any], *, shared_mem: int = 0) -> None:
-            function(grid, block, self._arguments(args), shared_mem=shared_mem, seed=self.seed)
+            given = self._arguments(args)  # checked, and its addresses taken, when it is launched
+
+            def work() -> None:
+                function(grid, block, given, shared_mem=shared_mem, seed=self.seed)
+
+            self.runtime.submit(name, work)
 
         return launch
 

@@ -19,6 +19,7 @@ __all__ = ["cuda_ops"]
 _OPS = {
     "zogy_spectra": "zogy",
     "zogy_finish": "zogy",
+    "zogy_maps": "zogy_maps",
     "fill_masked": "fill",
     "mesh_statistics": "background",
     "mesh_interpolate": "background",

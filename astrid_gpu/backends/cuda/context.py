@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from astrid_gpu.backends.cuda.plans import PlanCache
+from astrid_gpu.backends.cuda.runtime import Runtime
 from astrid_gpu.backends.cuda.signature import DOUBLE
 
 __all__ = ["NULL", "Context", "Kernel", "blocks_for", "expect_shape", "kernel_files", "kernel_source", "options_for"]
@@ -36,9 +38,18 @@ class Context(Protocol):
     ----------
     xp : module
         CuPy on a device, NumPy in the emulator. Arrays made with it are what kernels take.
+    plans : PlanCache
+        Transforms of fixed batches.
+    runtime : Runtime
+        Streams, graphs, pinned memory.
+    memory : dict
+        What launch code learned on this device, such as how many images fit.
     """
 
     xp: ModuleType
+    plans: PlanCache
+    runtime: Runtime
+    memory: dict[Any, Any]
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:
         """Return kernel `name` of ``kernels/<file>``, compiled once for each set of `options` (``-DNAME=value``)."""
