@@ -190,8 +190,73 @@ def test_doctor_tells_what_runs_and_why_not(capsys):
     assert report["backends"]["numpy"]["available"]
     for status in report["backends"].values():
         assert status["reason"]
+    assert report["fft"]["libraries"].keys() == {"scipy", "mkl", "pyfftw"}
+    assert report["fft"]["auto"].startswith(("scipy, ", "mkl, "))
+    assert report["kernels"]["folder"]
     assert main(["doctor"]) == 0
-    assert "auto takes" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "auto takes" in printed
+    assert report["kernels"]["folder"] in printed
+
+
+def test_several_files_get_a_folder_each_and_a_bad_one_stops_nothing(files, tmp_path, capsys):
+    """Exit code 1, the bad one named on standard error, the others done."""
+    science, reference = files
+    (tmp_path / "cut.fits").write_bytes(science.read_bytes()[:3000])
+    given = [str(science), str(tmp_path / "cut.fits"), str(science)]
+    assert main(["subtract", *given, str(reference), "-o", str(tmp_path / "out"), "-q"]) == 1
+    printed = capsys.readouterr()
+    assert "cut.fits" in printed.err
+    assert "Traceback" not in printed.err
+    assert [line.split(":")[0] for line in printed.out.splitlines()] == [str(science)] * 2
+    folders = {path.name: {p.name for p in path.iterdir()} for path in (tmp_path / "out").iterdir()}
+    assert folders.keys() == {"science", "science-2"}
+    assert folders["science"] == folders["science-2"] >= {"difference.fits", "candidates.csv", "summary.json"}
+
+
+def test_several_files_as_json_lines(files, tmp_path, capsys):
+    science, reference = map(str, files)
+    out = str(tmp_path / "out")
+    assert main(["subtract", science, science + "[7]", reference, "-o", out, "-q", "--json"]) == 1
+    good, bad = map(json.loads, capsys.readouterr().out.splitlines())
+    assert good["n_candidates"] == len(good["candidates"])
+    assert bad["science"] == science + "[7]"
+    assert bad["kind"] == "FitsError"
+
+
+def test_what_belongs_to_one_image_is_refused_for_several(files, tmp_path, capsys):
+    science, reference = map(str, files)
+    command = ["subtract", science, science, reference, "-o", str(tmp_path / "out"), "--sigma-science", "3"]
+    assert main([*command, "--flux-ratio", "1"]) == 2
+    assert "--sigma-science, --flux-ratio would be the same for 2 science images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_bench_prints_a_table_and_fails_if_a_result_is_wrong(monkeypatch, capsys, failed):
+    """The verb alone: `run_bench` itself is tested beside the benchmarks."""
+    from astrid_gpu.run import bench
+
+    asked = {}
+
+    def measured(**options):
+        asked.update(options)
+        (options["progress"] or str)("zogy pair, numpy")
+        return [{
+            "operation": "zogy pair", "backend": "numpy", "size": "128 x 128", "images": 1,
+            "median_ms": None if failed else 3.5, "iqr_ms": None if failed else 0.1,
+            "error": 1e-9, "error_of": "S_corr, sigma", "tolerance": 1e-10 if failed else 1e-3, "failed": failed,
+        }]  # fmt: skip
+
+    monkeypatch.setattr(bench, "run_bench", measured)
+    assert main(["bench", "--backend", "numpy", "--side", "128"]) == int(failed)
+    printed = capsys.readouterr()
+    assert asked["sizes"] == (128,)
+    assert asked["backend"] == "numpy"
+    assert "zogy pair, numpy" in printed.err
+    assert ("FAILED" in printed.out) == failed
+    assert main(["bench", "--json", "-q"]) == int(failed)
+    assert json.loads(capsys.readouterr().out)["rows"][0]["operation"] == "zogy pair"
 
 
 def test_version_and_help(capsys):
