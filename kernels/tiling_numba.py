@@ -12,17 +12,17 @@ from astrid_gpu.kernels.lanes_numba import LANES
 
 __all__ = ["HALOS", "Tiling", "choose_halo", "tiling"]
 
-HALOS = (16, 32, 48, 64, 96)
+HALOS = (16, 32, 48, 64)
 LONGEST_SIDE = 640
 """Of a tile: two threads' work space then still fits a common last-level cache."""
 
 NOWHERE = 1 << 30
 """Position of the tile that an odd one is paired with."""
 
-SCORE_NOISE, SCORE_PEAK = 1e-4, 3e-4
-"""What may be cut off the kernels of S, in sigma: in the noise, and beside the brightest pixel, taken for a star."""
+SCORE_NOISE, SCORE_STAR = 2e-4, 3e-4
+"""What cutting the kernels of S may change, in sigma: the noise of S, and what shows of the brightest star."""
 
-DIFFERENCE_NOISE, DIFFERENCE_PEAK = 1e-3, 1e-2
+DIFFERENCE_NOISE, DIFFERENCE_STAR = 1e-3, 1e-2
 """The same for D, which is not thresholded."""
 
 
@@ -93,14 +93,27 @@ def tiling(shape: tuple[int, int], halo: int, threads: int) -> Tiling:
 
 
 def choose_halo(kernels: Any, brightest: float, difference: bool, score: bool) -> int | None:
-    """Return the smallest of `HALOS` that holds `ZogyKernels` for a star of `brightest` noise units, if one does."""
+    """Return the smallest of `HALOS` at which `ZogyKernels` may be cut, if there is one.
+
+    `brightest` is the flux of the brightest star in noise units; `difference` and `score` tell what is wanted.
+    """
     for halo in HALOS:
         if 2 * halo + 2 > kernels.psf.shape[-1]:
             break
         tails = kernels.tails(halo)
-        held = not score or (tails.score_rms < SCORE_NOISE and tails.score_peak * brightest < SCORE_PEAK)
-        if held and (not difference or (
-            tails.difference_rms < DIFFERENCE_NOISE and tails.difference_peak * brightest < DIFFERENCE_PEAK
-        )):  # fmt: skip
+        limits = []
+        if score:
+            limits.append((tails.score_rms / SCORE_NOISE, tails.score_peak * brightest / SCORE_STAR))
+        if difference:
+            limits.append(
+                (tails.difference_rms / DIFFERENCE_NOISE, tails.difference_peak * brightest / DIFFERENCE_STAR)
+            )
+        if max(noise for noise, _ in limits) > 1:
+            continue
+        if max(peak for _, peak in limits) <= 1:
+            return halo
+        score_star, difference_star = kernels.star_residuals(halo)
+        shown = score_star / SCORE_STAR if score else 0, difference_star / DIFFERENCE_STAR if difference else 0
+        if max(shown) * brightest <= 1:
             return halo
     return None

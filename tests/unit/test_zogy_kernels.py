@@ -74,3 +74,24 @@ def test_psf_stamps_have_sum_one(case):
     assert stamps.shape == (1, 49, 49)
     np.testing.assert_allclose(stamps.sum(), 1)
     assert np.unravel_index(stamps[0].argmax(), (49, 49)) == (24, 24)
+
+
+def test_star_residuals_are_what_a_cut_kernel_leaves_of_a_star(case):
+    psfs, _, kernels = case
+    g, halo = kernels.psf.shape[-1], 8
+    distance = np.minimum(np.arange(g), g - np.arange(g))
+    outside = np.maximum(distance[:, None], distance) > halo
+    got = kernels.star_residuals(halo)
+    for shown, pair in zip(got, (kernels.score, kernels.difference), strict=True):
+        noise = np.sqrt(sum((k**2).sum() for k in pair))
+        left = 0.0
+        for kernel, psf in zip(pair, psfs, strict=True):
+            frame = np.zeros((g, g))
+            frame[:25, :25] = psf[0]
+            star = np.roll(frame, (-12, -12), (0, 1))
+            cut = np.fft.irfft2(np.fft.rfft2(kernel[0] * outside) * np.fft.rfft2(star), (g, g))
+            left = max(left, abs(cut).max())
+        np.testing.assert_allclose(shown, left / noise, rtol=1e-9)
+    tails = kernels.tails(halo)
+    assert got[0] <= tails.score_peak
+    assert got[1] <= tails.difference_peak
