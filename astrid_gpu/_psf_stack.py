@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._host_ops import host_op
 from astrid_gpu._moffat import Moffat, fit_moffat, fit_moffat_stars, moffat_profile
-from astrid_gpu.ops.flux import cut_windows
-from astrid_gpu.ops.psf_stamps import centroid_of
+from astrid_gpu._psf_crowd import Crowd, Cuts
+from astrid_gpu.image import Image
+from astrid_gpu.ops.psf_fit import MODEL_ERROR, fit_stars, psf_at
+from astrid_gpu.ops.psf_stamps import centroid_of, fwhm_of
 
 __all__ = ["PsfStack", "build_psf"]
 
 _MARGIN = 4  # pixels cut round a stamp so that shifting it brings in nothing from outside
-_MODEL_ERROR = 0.02  # of the PSF's own value: keeps the brightest stars and the core from ruling alone
 _ROUNDS = 4
 
 
@@ -28,9 +30,8 @@ class PsfStack(NamedTuple):
 
 
 def build_psf(
-    data: np.ndarray,
-    variance: np.ndarray,
-    bad: np.ndarray,
+    image: Image,
+    variance: Any,
     stars: np.ndarray,
     chosen: np.ndarray,
     half: int,
@@ -47,9 +48,10 @@ def build_psf(
 
     Parameters
     ----------
-    data, variance : float array (ny, nx)
-        Background-subtracted; finite.
-    bad : bool array (ny, nx)
+    image : Image
+        Background-subtracted.
+    variance : float, array (ny, nx) or None
+        None: that of the image, else that of its blank sky.
     stars : structured array of `find_stars`
     chosen : int array
         Indices into `stars`.
@@ -60,19 +62,18 @@ def build_psf(
     empirical : bool
         False: the Moffat profile alone is returned.
     """
-    if not empirical:
-        return _profile_alone(data, variance, bad, stars, chosen, half, fwhm)
-    psf = _start_psf(half, fwhm)
-    y, x = np.rint(stars["y"][chosen]).astype(int), np.rint(stars["x"][chosen]).astype(int)
-    cuts = _Cuts(data, variance, bad, y, x, half + _MARGIN)
+    cuts = Cuts(image, variance, stars[chosen], half + _MARGIN if empirical else half)
+    crowd = Crowd(image, image.bad, stars, chosen, cuts, half)
     # A windowed centre in a crowd is off by a little: the fit against the PSF refines it from here.
-    offset = np.stack([stars["y"][chosen] - y, stars["x"][chosen] - x], axis=1)
+    offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)
+    psf = _start_psf(half, fwhm)
+    if not empirical:
+        return _profile_alone(cuts, crowd, psf, offset, fwhm)
     keep = np.ones(len(chosen), dtype=bool)
     moffat: Moffat | None = None
     radius, chi2 = 0.0, np.full(len(chosen), np.nan)
     for i in range(_ROUNDS):
-        neighbours = _neighbour_light(cuts, data, bad, stars, chosen, psf)
-        shifted, weight, offset, chi2 = _register(cuts, neighbours, psf, offset, fwhm)
+        shifted, weight, offset, chi2 = _register(cuts, crowd.light(psf), psf, offset, fwhm)
         if i >= 1:
             keep = _inliers(chi2)
         mean, error = _average(shifted[keep], weight[keep], psf)
@@ -84,44 +85,21 @@ def build_psf(
     return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius)
 
 
-def _profile_alone(
-    data: np.ndarray,
-    variance: np.ndarray,
-    bad: np.ndarray,
-    stars: np.ndarray,
-    chosen: np.ndarray,
-    half: int,
-    fwhm: float,
-) -> PsfStack:
+def _profile_alone(cuts: Cuts, crowd: Crowd, psf: np.ndarray, offset: np.ndarray, fwhm: float) -> PsfStack:
     """Fit a Moffat profile to the pixels of the chosen stars, neighbours taken off with the last round's profile."""
-    psf = _start_psf(half, fwhm)
-    y, x = np.rint(stars["y"][chosen]).astype(int), np.rint(stars["x"][chosen]).astype(int)
-    offset = np.stack([stars["y"][chosen] - y, stars["x"][chosen] - x], axis=1)
-    reach = min(half, int(np.ceil(max(3.0 * fwhm, 4.0))))
-    cuts = _Cuts(data, variance, bad, y, x, half)
-    inner = slice(half - reach, half + reach + 1)
-    start, chi2 = None, np.full(len(chosen), np.nan)
+    reach = min(cuts.half, int(np.ceil(max(3.0 * fwhm, 4.0))))
+    inner = slice(cuts.half - reach, cuts.half + reach + 1)
+    m = len(offset)
+    start, chi2 = None, np.full(m, np.nan)
     for _ in range(2):
-        light = _neighbour_light(cuts, data, bad, stars, chosen, psf)
+        light = crowd.light(psf)
         clean = (cuts.data - light)[:, inner, inner]
-        error2 = (cuts.variance + (0.05 * light) ** 2)[:, inner, inner] + (_MODEL_ERROR * np.maximum(clean, 0.0)) ** 2
+        error2 = (cuts.variance + (0.05 * light) ** 2)[:, inner, inner] + (MODEL_ERROR * np.maximum(clean, 0.0)) ** 2
         error2 = np.where(cuts.bad[:, inner, inner], 0.0, error2)
         start, _, chi2 = fit_moffat_stars(clean, error2, offset, fwhm, start=start)
         psf = _finish(moffat_profile(start, psf.shape, centred=True))
     assert start is not None
-    return PsfStack(psf, start, np.ones(len(chosen), bool), float(np.median(chi2)), 0.0)
-
-
-class _Cuts:
-    """Windows of the image, its variance and its bad pixels round each chosen star; (m, s, s), margin included."""
-
-    def __init__(
-        self, data: np.ndarray, variance: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, half: int
-    ) -> None:
-        self.y, self.x, self.half = y, x, half
-        self.data = cut_windows(np.where(bad, 0.0, data), y, x, half)
-        self.variance = cut_windows(variance, y, x, half, fill=float(np.median(variance)))
-        self.bad = cut_windows(bad.astype(float), y, x, half, fill=1.0) > 0
+    return PsfStack(psf, start, np.ones(m, bool), float(np.median(chi2)), 0.0)
 
 
 def _start_psf(half: int, fwhm: float) -> np.ndarray:
@@ -130,104 +108,8 @@ def _start_psf(half: int, fwhm: float) -> np.ndarray:
     return stamp / stamp.sum()
 
 
-def _at(psf: np.ndarray, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
-    """Return the PSF centred (dy, dx) off the middle of windows of half side `half`, (m, s, s), by a cubic spline."""
-    from scipy.ndimage import spline_filter
-
-    own = psf.shape[0] // 2
-    grow = max(half - own, 0) + 4 + int(np.ceil(max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0))))
-    coefficients = spline_filter(np.pad(psf, grow), order=3, mode="mirror")
-    side, first = 2 * half + 1, own + grow - half
-    # One shift a window, so the spline is four taps along each axis; windows of one whole-pixel shift go together.
-    (sy, wy), (sx, wx) = _taps(-dy), _taps(-dx)
-    out = np.empty((len(dy), side, side))
-    for jy, jx in {*zip(sy.tolist(), sx.tolist(), strict=True)}:
-        these = np.flatnonzero((sy == jy) & (sx == jx))
-        block = coefficients[first + jy - 1 : first + jy + side + 2, first + jx - 1 : first + jx + side + 2]
-        rows = np.tensordot(wy[these], np.stack([block[k : k + side] for k in range(4)]), 1)
-        out[these] = sum(wx[these, k, None, None] * rows[:, :, k : k + side] for k in range(4))
-    return out
-
-
-def _taps(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whole part of shifts (m,), and the weights (m, 4) of a cubic B-spline at what is left."""
-    whole = np.floor(shift).astype(int)
-    t = shift - whole
-    weights = [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
-    return whole, np.stack(weights, axis=1) / 6
-
-
-def _neighbour_light(
-    cuts: _Cuts, data: np.ndarray, bad: np.ndarray, stars: np.ndarray, chosen: np.ndarray, psf: np.ndarray
-) -> np.ndarray:
-    """Return the light of all other sources in each window, (m, s, s): a model of the field less the star itself."""
-    from scipy.spatial import cKDTree
-
-    reach, half = cuts.half + psf.shape[0] // 2, psf.shape[0] // 2
-    places = np.stack([stars["y"], stars["x"]], axis=1)
-    near = cKDTree(places).query_ball_point(np.stack([cuts.y, cuts.x], axis=1), reach, p=np.inf)
-    involved = np.unique(np.concatenate([np.asarray(n, dtype=int) for n in near]))
-    if involved.size <= 1:
-        return np.zeros_like(cuts.data)
-    places = places[involved]
-    y, x = _nearest(places, data.shape)
-    models = _at(psf, half, places[:, 0] - y, places[:, 1] - x)
-    flux = _joint_fluxes(data, bad, places, psf, models, np.maximum(stars["flux"][involved], 0.0))
-    models *= flux[:, None, None]
-    field = np.zeros((data.shape[0] + 2 * half, data.shape[1] + 2 * half))
-    for k in range(len(places)):
-        field[y[k] : y[k] + 2 * half + 1, x[k] : x[k] + 2 * half + 1] += models[k]
-    light = cut_windows(field[half:-half, half:-half], cuts.y, cuts.x, cuts.half)
-    own = np.searchsorted(involved, chosen)
-    middle = slice(cuts.half - half, cuts.half + half + 1)
-    light[:, middle, middle] -= models[own]
-    return light
-
-
-def _nearest(places: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the pixels nearest to places (y, x), inside the frame."""
-    y, x = np.rint(places).astype(int).T
-    return np.clip(y, 0, shape[0] - 1), np.clip(x, 0, shape[1] - 1)
-
-
-def _joint_fluxes(
-    data: np.ndarray, bad: np.ndarray, places: np.ndarray, psf: np.ndarray, models: np.ndarray, first: np.ndarray
-) -> np.ndarray:
-    """Solve the normal equations of unweighted PSF photometry of overlapping sources, fluxes not negative.
-
-    The matrix is the PSF's autocorrelation at the separations: sum_x P(x - a) P(x - b) = A(a - b).
-    """
-    from scipy.ndimage import map_coordinates, spline_filter
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.linalg import cg
-    from scipy.spatial import cKDTree
-
-    side = psf.shape[0]
-    frame = np.pad(psf, side // 2 + 1)
-    auto = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(frame)) ** 2, frame.shape))
-    middle = auto.shape[0] // 2
-    reach, half = min(side // 2, middle - 1), side // 2
-    y, x = _nearest(places, data.shape)
-    holes = cut_windows(bad.astype(float), y, x, half, fill=1.0) > 0
-    windows = cut_windows(np.where(bad, 0.0, data), y, x, half)
-    right = np.einsum("mab,mab->m", windows, models)
-    seen = np.einsum("mab,mab->m", np.where(holes, 0.0, models), models)  # holes take part of the self-overlap away
-    pairs = cKDTree(places).query_pairs(reach, output_type="ndarray")
-    i, j = (pairs[:, 0], pairs[:, 1]) if len(pairs) else (np.zeros(0, int), np.zeros(0, int))
-    d = places[i] - places[j]
-    lag = [d[:, 0] + middle, d[:, 1] + middle]
-    overlap = map_coordinates(spline_filter(auto, order=3), lag, order=3, prefilter=False)
-    n = len(places)
-    rows, columns = np.concatenate([i, j, np.arange(n)]), np.concatenate([j, i, np.arange(n)])
-    diagonal = np.maximum(seen, 0.05 * auto.max()) + 0.01 * auto.max()
-    matrix = coo_matrix((np.concatenate([overlap, overlap, diagonal]), (rows, columns)), shape=(n, n)).tocsr()
-    right = right + 0.01 * auto.max() * first
-    solution, _ = cg(matrix, right, x0=first, rtol=1e-4, maxiter=200)
-    return np.maximum(solution, 0.0)
-
-
 def _register(
-    cuts: _Cuts, neighbours: np.ndarray, psf: np.ndarray, offset: np.ndarray, fwhm: float
+    cuts: Cuts, neighbours: np.ndarray, psf: np.ndarray, offset: np.ndarray, fwhm: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit flux, centre and sky of each star, and return it shifted to the middle with unit flux.
 
@@ -243,61 +125,39 @@ def _register(
     clean = cuts.data - neighbours
     # A neighbour is taken off to some 5 % only.
     variance = cuts.variance + (0.05 * neighbours) ** 2
-    offset = offset.copy()
-    for _ in range(3):
-        model, flux, sky, step = _fit_each(clean, variance, cuts.bad, psf, cuts.half, offset, fwhm)
-        offset += np.clip(step, -0.5, 0.5)
-    offset = np.clip(offset, -2.0, 2.0)
-    model, flux, sky, _ = _fit_each(clean, variance, cuts.bad, psf, cuts.half, offset, fwhm)
+    offset, flux, sky = host_op("fit_stars", fit_stars)(clean, variance, cuts.bad, psf, offset)
+    model = host_op("psf_at", psf_at)(psf, cuts.half, offset[:, 0], offset[:, 1])
     safe = np.where(flux > 0, flux, 1.0)[:, None, None]
     unit = (clean - sky[:, None, None]) / safe
     unit = np.where(cuts.bad, model, unit)
-    error2 = variance / safe**2 + (_MODEL_ERROR * model) ** 2
+    variance = variance / safe**2
+    error2 = variance + (MODEL_ERROR * model) ** 2
     grid = np.arange(-cuts.half, cuts.half + 1)
     core = (np.hypot(*np.meshgrid(grid, grid, indexing="ij")) < 1.2 * fwhm)[None] & ~cuts.bad
     misfit = np.where(core, (unit - model) ** 2 / error2, 0.0).sum((1, 2))
     chi2 = np.where(flux > 0, misfit / np.maximum(core.sum((1, 2)) - 4, 1), np.inf)
-    shifted = _fourier_shift(unit, -offset)
-    holes = _fourier_round(cuts.bad, -offset)
-    centred = _at(psf, cuts.half, *np.zeros((2, 1)))
-    weight = np.where(holes, 0.0, 1.0 / (variance / safe**2 + (_MODEL_ERROR * centred) ** 2))
-    weight[flux <= 0] = 0.0
     inner = slice(_MARGIN, -_MARGIN)
-    return shifted[:, inner, inner], weight[:, inner, inner], offset, chi2
+    holes = _fourier_round(cuts.bad, -offset)[:, inner, inner]
+    weight = np.where(holes, 0.0, 1.0 / (variance[:, inner, inner] + (MODEL_ERROR * psf) ** 2))
+    weight[flux <= 0] = 0.0
+    return _fourier_shift(unit, -offset, _MARGIN), weight, offset, chi2
 
 
-def _fit_each(
-    clean: np.ndarray,
-    variance: np.ndarray,
-    bad: np.ndarray,
-    psf: np.ndarray,
-    half: int,
-    offset: np.ndarray,
-    fwhm: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Linear fit of flux, shift and constant to each window; returns model (unit flux), flux, sky, shift."""
-    model = _at(psf, half, offset[:, 0], offset[:, 1])
-    slope_y, slope_x = np.gradient(model, axis=1), np.gradient(model, axis=2)
-    peak = np.maximum((clean * model).sum((1, 2)) / (model**2).sum((1, 2)), 0.0)
-    error2 = variance + (_MODEL_ERROR * peak[:, None, None] * model) ** 2
-    weight = np.where(bad, 0.0, 1.0 / error2)
-    columns = np.stack([model, -slope_y, -slope_x, np.ones_like(model)], axis=-1)
-    normal = np.einsum("mabp,mab,mabq->mpq", columns, weight, columns, optimize=True)
-    right = np.einsum("mabp,mab,mab->mp", columns, weight, clean, optimize=True)
-    ridge = 1e-10 * np.einsum("mpp->mp", normal)[:, :, None] * np.eye(4) + 1e-300 * np.eye(4)
-    solution = np.linalg.solve(normal + ridge, right[:, :, None])[:, :, 0]
-    flux, sky = solution[:, 0], solution[:, 3]
-    shift = solution[:, 1:3] / np.where(flux > 0, flux, np.inf)[:, None]
-    return model, flux, sky, shift
+def _fourier_shift(stamps: np.ndarray, offset: np.ndarray, margin: int = 0) -> np.ndarray:
+    """Shift each (s, s) stamp, s odd, by offset (y, x) with a Fourier phase, and cut `margin` pixels off all round.
 
-
-def _fourier_shift(stamps: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Shift each (s, s) stamp by offset (y, x) with a Fourier phase; the edge is the margin's concern."""
+    The phase is a circular convolution along each axis with D(t) = sin(pi t) / (s sin(pi t / s)), so two products of
+    small matrices. The edge is the margin's concern.
+    """
     s = stamps.shape[1]
-    fy, fx = np.fft.fftfreq(s), np.fft.rfftfreq(s)
-    dy, dx = offset[:, 0, None, None], offset[:, 1, None, None]
-    phase = np.exp(-2j * np.pi * (fy[None, :, None] * dy + fx[None, None, :] * dx))
-    return np.fft.irfft2(np.fft.rfft2(stamps) * phase, (s, s))
+    # D at the pixels from -(s - 1) to s - 1 before the shift, which is all that a row of the matrix takes from.
+    t = np.arange(1 - s, s)[None, None] - offset[:, :, None]
+    below = np.sin(np.pi * t / s)
+    near = np.abs(below) < 1e-9
+    kernel = np.where(near, 1.0, np.sin(np.pi * t) / (s * np.where(near, 1.0, below)))
+    index = np.arange(margin, s - margin)[:, None] - np.arange(s)[None, :] + s - 1
+    down, across = kernel[:, 0][:, index], kernel[:, 1][:, index]
+    return down @ stamps @ across.transpose(0, 2, 1)
 
 
 def _fourier_round(holes: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -383,8 +243,9 @@ def _finish(stamp: np.ndarray) -> np.ndarray:
     radius = _radius(stamp.shape)
     taper = np.clip((half + 0.5 - radius) / max(0.1 * half, 1.5), 0.0, 1.0)
     tapered = stamp * np.sin(0.5 * np.pi * taper) ** 2
+    width = fwhm_of(tapered)
     for _ in range(3):
-        y, x = centroid_of(tapered)
+        y, x = centroid_of(tapered, fwhm=width)
         shift = np.array([[half - y, half - x]])
         if np.abs(shift).max() < 0.003:
             break

@@ -106,14 +106,14 @@ def measure_psf_pair(
         chosen = [g[:max_stars] for g in good]
     pairs = ((science, stars_science, variance_science), (reference, stars_reference, variance_reference))
     first, second = (
-        _build(image, stars, pick, _variance_plane(image, variance), size, fallback)
+        _build(image, stars, pick, variance, size, fallback)
         for (image, stars, variance), pick in zip(pairs, chosen, strict=True)
     )
     return first, second
 
 
-def _prepare(image: Any, stars: np.ndarray | None, variance: Any) -> tuple[Image, np.ndarray, np.ndarray]:
-    """Return a background-subtracted Image, its stars and its variance plane."""
+def _prepare(image: Any, stars: np.ndarray | None, variance: Any) -> tuple[Image, np.ndarray, Any]:
+    """Return a background-subtracted Image, its stars and its variance: one, a plane, or None for the image's own."""
     if not isinstance(image, Image):
         array = np.ma.filled(np.ma.asarray(image).astype(float), np.nan)
         if array.ndim != 2:
@@ -128,24 +128,7 @@ def _prepare(image: Any, stars: np.ndarray | None, variance: Any) -> tuple[Image
         if variance is None:
             variance, _, _ = noise_variance(image, background)
         stars = find_stars(image, background_rms=background.rms, saturated=saturated)
-    return image, stars, _variance_plane(image, variance)
-
-
-def _variance_plane(image: Image, variance: Any) -> np.ndarray:
-    """Return a finite, positive variance plane."""
-    from astrid_gpu.ops.noise import clipped_statistics
-
-    given = image.variance if variance is None else variance
-    bad = image.bad
-    if given is None:
-        _, sigma, _ = clipped_statistics(image.data[~bad].astype(float))
-        given = sigma**2
-    plane = np.broadcast_to(np.asarray(given, float), image.shape)
-    usable = np.isfinite(plane) & (plane > 0)
-    if not usable.any():
-        msg = f"{image.name}: the variance has no positive, finite value"
-        raise InputError(msg)
-    return np.where(usable, plane, np.median(plane[usable]))
+    return image, stars, variance
 
 
 def _choose(stars: np.ndarray, min_snr: float, max_stars: int | None) -> np.ndarray:
@@ -169,9 +152,7 @@ def _choose(stars: np.ndarray, min_snr: float, max_stars: int | None) -> np.ndar
     return order[np.flatnonzero(rest)[:_NEEDED]]
 
 
-def _build(
-    image: Image, stars: np.ndarray, chosen: np.ndarray, variance: np.ndarray, size: int | None, fallback: str
-) -> PSF:
+def _build(image: Image, stars: np.ndarray, chosen: np.ndarray, variance: Any, size: int | None, fallback: str) -> PSF:
     """Build the PSF from the chosen stars, or say why not."""
     if len(chosen) == 0 or (len(chosen) < _NEEDED and fallback == "error"):
         n_all, n_clean = len(stars), int((stars["flags"] == 0).sum()) if len(stars) else 0
@@ -183,10 +164,8 @@ def _build(
         raise PsfError(msg)
     fwhm = float(np.clip(np.nanmedian(stars["fwhm"][chosen]), 1.0, min(image.shape) / 3))
     half = _half(size, fwhm, image.shape)
-    bad = image.bad
-    data = np.where(bad, 0.0, image.data.astype(np.float64))
     empirical = len(chosen) >= _NEEDED
-    stack = build_psf(data, variance, bad, stars, chosen, half, fwhm, empirical=empirical)
+    stack = build_psf(image, variance, stars, chosen, half, fwhm, empirical=empirical)
     n = int(stack.used.sum())
     return PSF(
         data=stack.psf,

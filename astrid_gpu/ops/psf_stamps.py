@@ -60,15 +60,15 @@ def normalise_psf(stamp: Any, *, name: str = "psf") -> np.ndarray:
     return values / total
 
 
-def centroid_of(stamp: np.ndarray, *, n_iter: int = 60) -> tuple[float, float]:
-    """Return the centroid (y, x) in pixels, weighted by a Gaussian as wide as the PSF itself.
+def centroid_of(stamp: np.ndarray, *, n_iter: int = 60, fwhm: float | None = None) -> tuple[float, float]:
+    """Return the centroid (y, x) in pixels, weighted by a Gaussian as wide as the PSF itself, or of `fwhm`.
 
     The windowed centroid, as SExtractor's XWIN: the start is the brightest pixel, each step moves the window by
     twice the weighted mean offset, until it moves by less than 1e-7 px. Noise in the wings hardly counts; for a
     symmetric PSF it is the centre of symmetry to rounding.
     """
     y, x = (float(v) for v in np.unravel_index(np.argmax(stamp), stamp.shape))
-    sigma = max(fwhm_of(stamp) / _SIGMA, 0.6)
+    sigma = max((fwhm_of(stamp) if fwhm is None else fwhm) / _SIGMA, 0.6)
     rows, columns = np.arange(stamp.shape[0]), np.arange(stamp.shape[1])
     for _ in range(n_iter):
         wy = np.exp(-0.5 * ((rows - y) / sigma) ** 2)

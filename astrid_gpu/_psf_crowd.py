@@ -1,0 +1,129 @@
+"""The windows of the stars that a PSF is built from, and the light that other sources bring into them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu._host_ops import host_op
+from astrid_gpu.errors import InputError
+from astrid_gpu.image import Image
+from astrid_gpu.ops.noise import clipped_statistics
+from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, psf_at
+from astrid_gpu.ops.stamps import gather_stamps
+
+__all__ = ["Crowd", "Cuts"]
+
+_ENOUGH = 500_000  # pixels that tell the noise of blank sky
+
+
+class Cuts:
+    """Windows of an image, its variance and its bad pixels round m stars; (m, s, s), s = 2 half + 1.
+
+    Bad pixels hold 0; a variance that is not positive and finite is replaced by the median of those that are.
+    """
+
+    def __init__(self, image: Image, variance: Any, stars: np.ndarray, half: int) -> None:
+        self.y, self.x, self.half = np.rint(stars["y"]).astype(int), np.rint(stars["x"]).astype(int), half
+        self.bad = self._cut(~np.isfinite(image.data) if image.mask is None else image.mask != 0, True)
+        data = self._cut(image.data, 0.0).astype(np.float64)
+        self.bad |= ~np.isfinite(data)
+        self.data = np.where(self.bad, 0.0, data)
+        self.variance = self._known(image, variance)
+
+    def _cut(self, plane: np.ndarray, fill: float) -> np.ndarray:
+        zero = np.zeros(len(self.y), np.int64)
+        return gather_stamps(plane[None], zero, self.y, self.x, 2 * self.half + 1, fill)  # type: ignore[no-any-return]
+
+    def _known(self, image: Image, variance: Any) -> np.ndarray:
+        given = image.variance if variance is None else variance
+        if given is None:
+            good = image.data[~image.bad]
+            _, sigma, _ = clipped_statistics(good[:: good.size // _ENOUGH + 1].astype(float))
+            given = sigma**2
+        plane = np.broadcast_to(np.asarray(given), image.shape)
+        windows = self._cut(plane, np.nan).astype(np.float64)
+        usable = np.isfinite(windows) & (windows > 0)
+        if usable.any():
+            return np.where(usable, windows, np.median(windows[usable]))
+        usable = np.isfinite(plane) & (plane > 0)
+        if not usable.any():
+            msg = f"{image.name}: the variance has no positive, finite value"
+            raise InputError(msg)
+        return np.full(windows.shape, float(np.median(plane[usable])))
+
+
+class Crowd:
+    """All sources whose light reaches the windows of the chosen stars, and which of them overlap.
+
+    Parameters
+    ----------
+    image : Image
+        Background-subtracted.
+    bad : bool array (ny, nx)
+    stars : structured array of `find_stars`
+    chosen : int array (m,)
+        The stars of the windows.
+    cuts : Cuts
+    half : int
+        Half side of the PSF.
+    """
+
+    def __init__(
+        self, image: Image, bad: np.ndarray, stars: np.ndarray, chosen: np.ndarray, cuts: Cuts, half: int
+    ) -> None:
+        from scipy.spatial import cKDTree
+
+        places = np.stack([stars["y"], stars["x"]], axis=1)
+        middles = np.stack([cuts.y, cuts.x], axis=1)
+        near = cKDTree(places).query_ball_point(middles, cuts.half + half, p=np.inf)
+        source = np.concatenate([np.asarray(n, dtype=int) for n in near])
+        window = np.repeat(np.arange(len(near)), [len(n) for n in near])
+        self.involved = np.unique(source)
+        other = source != chosen[window]
+        self.window, self.source = window[other], np.searchsorted(self.involved, source[other])
+        self.places = places[self.involved]
+        self.y, self.x = (np.clip(np.rint(self.places[:, k]).astype(int), 0, n - 1) for k, n in enumerate(image.shape))
+        self.data, self.bad, self.half = image.data, bad, half
+        self.first = np.maximum(stars["flux"][self.involved], 0.0)
+        self.cuts = cuts
+        pairs = cKDTree(self.places).query_pairs(half, output_type="ndarray").reshape(-1, 2)
+        self.i, self.j = pairs[:, 0], pairs[:, 1]
+
+    def light(self, psf: np.ndarray) -> np.ndarray:
+        """Return what all sources but the star itself bring into each window, (m, s, s), their PSF being `psf`."""
+        out = np.zeros_like(self.cuts.data)
+        if len(self.window) == 0:
+            return out
+        offset = self.places[:, 0] - self.y, self.places[:, 1] - self.x
+        models = host_op("psf_at", psf_at)(psf, self.half, *offset)
+        flux = self._joint_fluxes(psf, models)
+        shift = self.y[self.source] - self.cuts.y[self.window], self.x[self.source] - self.cuts.x[self.window]
+        host_op("crowd_light", crowd_light)(out, models, flux, self.window, self.source, *shift)
+        return out
+
+    def _joint_fluxes(self, psf: np.ndarray, models: np.ndarray) -> np.ndarray:
+        """Solve the normal equations of unweighted PSF photometry of overlapping sources, fluxes not negative.
+
+        The matrix is the PSF's autocorrelation at the separations: sum_x P(x - a) P(x - b) = A(a - b).
+        """
+        from scipy.ndimage import map_coordinates
+        from scipy.sparse import coo_matrix
+        from scipy.sparse.linalg import cg
+
+        frame = np.pad(psf, self.half + 1)
+        auto = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(frame)) ** 2, frame.shape))
+        middle = auto.shape[0] // 2
+        lag = self.places[self.i] - self.places[self.j] + middle
+        overlap = map_coordinates(auto, lag.T, order=3)
+        right, seen = host_op("crowd_sums", crowd_sums)(self.data, self.bad, self.y, self.x, models)
+        n = len(self.places)
+        rows = np.concatenate([self.i, self.j, np.arange(n)])
+        columns = np.concatenate([self.j, self.i, np.arange(n)])
+        # Holes take part of the self-overlap away; the first flux is a weak prior.
+        diagonal = np.maximum(seen, 0.05 * auto.max()) + 0.01 * auto.max()
+        matrix = coo_matrix((np.concatenate([overlap, overlap, diagonal]), (rows, columns)), shape=(n, n)).tocsr()
+        right = right + 0.01 * auto.max() * self.first
+        solution, _ = cg(matrix, right, x0=self.first, rtol=1e-4, maxiter=200)
+        return np.maximum(solution, 0.0)

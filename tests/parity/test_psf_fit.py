@@ -1,0 +1,82 @@
+"""The compiled fits of a PSF to stars against their reference, and the reference against its own equations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from astrid_gpu._psf_stack import _fourier_shift
+from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, fit_stars, psf_at
+from astrid_gpu.ops.psf_stamps import moffat_stamp
+
+kernels = pytest.importorskip("astrid_gpu.kernels.psf_fit_numba", reason="the twins need Numba")
+
+
+@pytest.fixture
+def windows(rng):
+    """Twelve stars in windows wider than the PSF's stamp, with bad pixels; one without light, one without pixels."""
+    psf = moffat_stamp(2.7, 3.2, 21)
+    offset = rng.uniform(-0.8, 0.8, (12, 2))
+    flux = np.exp(rng.uniform(5, 9, 12))
+    flux[3] = -200.0
+    variance = np.full((12, 31, 31), 4.0) + rng.uniform(size=(12, 31, 31))
+    clean = flux[:, None, None] * psf_at(psf, 15, *offset.T) + 1.5 + rng.normal(size=variance.shape) * np.sqrt(variance)
+    bad = rng.uniform(size=clean.shape) < 0.02
+    bad[5] = True
+    return np.where(bad, 0.0, clean), variance, bad, psf, offset, flux
+
+
+@pytest.mark.parametrize("half", [6, 10, 17])
+def test_psf_at(rng, half):
+    psf = moffat_stamp(2.2, 3.0, 21)
+    offset = rng.uniform(-3, 3, (2, 9))
+    offset[:, 0] = 0.0
+    np.testing.assert_allclose(kernels.psf_at(psf, half, *offset), psf_at(psf, half, *offset), rtol=0, atol=1e-15)
+
+
+def test_fit_stars(windows):
+    clean, variance, bad, psf, truth, flux = windows
+    guess = truth + 0.3
+    expected, found = (f(clean, variance, bad, psf, guess) for f in (fit_stars, kernels.fit_stars))
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-9)
+    np.testing.assert_allclose(found[2], expected[2], rtol=0, atol=1e-8)
+    assert np.array_equal(guess, truth + 0.3)
+    bright = (flux > 500) & (np.arange(12) != 5)
+    assert np.abs(found[0] - truth)[bright].max() < 0.05
+    np.testing.assert_allclose(found[1][bright], flux[bright], rtol=0.15)
+    assert found[1][3] < 0
+    assert found[1][5] == 0  # nothing to fit
+
+
+def test_crowd(rng):
+    psf = moffat_stamp(2.7, 3.2, 15)
+    bad = rng.uniform(size=(60, 70)) < 0.05
+    data = np.where(bad, np.nan, rng.normal(10, 3, bad.shape)).astype(np.float32)
+    y, x = np.array([0, 59, 30, 31, 12]), np.array([69, 0, 35, 37, 20])
+    models = psf_at(psf, 7, *rng.uniform(-0.5, 0.5, (2, 5)))
+    expected, found = (f(data, bad, y, x, models) for f in (crowd_sums, kernels.crowd_sums))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12)
+    assert np.all(found[0] > 0)
+    window, source = np.array([0, 0, 1, 1, 1]), np.array([3, 4, 0, 1, 2])
+    dy, dx = np.array([1, -18, 15, -20, 30]), np.array([2, -15, 3, 0, 0])
+    planes = []
+    for function in (crowd_light, kernels.crowd_light):
+        light = np.zeros((2, 31, 31))
+        function(light, models, np.arange(1.0, 6.0), window, source, dy, dx)
+        planes.append(light)
+    np.testing.assert_allclose(planes[1], planes[0], rtol=0, atol=1e-15)
+    assert planes[0][0, 16, 17] > 0.3  # the fourth source, beside the middle
+    assert 0 < planes[0][1].sum() < 3  # one that lies half in the window, one at its border, one outside
+
+
+def test_fourier_shift_is_the_phase(rng):
+    stamps, offset = rng.normal(size=(4, 25, 25)), rng.uniform(-2, 2, (4, 2))
+    offset[0] = 0.0
+    offset[1] = 1.0, -2.0
+    fy, fx = np.fft.fftfreq(25)[:, None], np.fft.rfftfreq(25)[None, :]
+    phase = np.exp(-2j * np.pi * (fy * offset[:, 0, None, None] + fx * offset[:, 1, None, None]))
+    expected = np.fft.irfft2(np.fft.rfft2(stamps) * phase, (25, 25))
+    np.testing.assert_allclose(_fourier_shift(stamps, offset), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(_fourier_shift(stamps, offset, 4), expected[:, 4:-4, 4:-4], rtol=0, atol=1e-12)
