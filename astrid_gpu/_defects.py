@@ -12,8 +12,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from astrid_gpu._host_ops import host_op
 from astrid_gpu._pixel_map import Coordinates
 from astrid_gpu.flags import PixelFlag
+from astrid_gpu.ops.mask import dilate
+from astrid_gpu.ops.resample import resample
 
 __all__ = ["REACH", "Slopes", "cardinal", "fill", "fill_error", "lookup", "nearest_flag", "offsets", "touched"]
 
@@ -58,7 +61,7 @@ def lookup(table: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def fill(plane: np.ndarray, bad: np.ndarray, reach: int = 3) -> np.ndarray:
-    """Copy in float64 with bad pixels replaced: Gaussian mean of good neighbours, or the nearest good one.
+    """Copy with bad pixels replaced: Gaussian mean of good neighbours, or the nearest good one.
 
     Parameters
     ----------
@@ -71,12 +74,13 @@ def fill(plane: np.ndarray, bad: np.ndarray, reach: int = 3) -> np.ndarray:
 
     Returns
     -------
-    array, shape (ny, nx), float64
+    array, shape (ny, nx), of the type of `plane` if that is one of reals, else float64
         0 everywhere if there is no good pixel. Cost: (2 reach + 1)^2 operations a bad pixel.
     """
     from scipy import ndimage
 
-    filled = np.where(bad, 0.0, plane).astype(np.float64)
+    kind = plane.dtype if plane.dtype.kind == "f" else np.dtype(np.float64)
+    filled = np.where(bad, kind.type(0), plane.astype(kind, copy=False))
     rows, columns = np.nonzero(bad)
     if rows.size == 0:
         return filled
@@ -134,7 +138,7 @@ def fill_error(filled: np.ndarray, bad: np.ndarray, variance: np.ndarray | None)
 
 
 def touched(
-    error: np.ndarray, bad: np.ndarray, maps: Coordinates, slopes: Slopes, kernel: tuple[int, int]
+    error: np.ndarray, bad: np.ndarray, maps: Coordinates, slopes: Slopes | None, kernel: tuple[int, int]
 ) -> np.ndarray:
     """Return which target pixels the fills spoil.
 
@@ -145,9 +149,9 @@ def touched(
     bad : array of bool, shape (ny, nx)
         Bad pixels of the source.
     maps : (array, array)
-        Source position of every target pixel, finite.
-    slopes : four arrays
-        Derivatives of the maps.
+        Source position of every target pixel; where it lies outside of the source the answer does not matter.
+    slopes : four arrays or None
+        Derivatives of the maps; not asked for if there are no sub-pixels.
     kernel : (int, int)
         Degree of the spline and sub-pixels a side.
 
@@ -168,7 +172,10 @@ def touched(
         candidates = _near(plane > 0, maps, reach + splits)
         candidates = tuple(index[~out[candidates]] for index in candidates)
         y, x = maps[0][candidates], maps[1][candidates]
-        yy, yx, xy, xx = (np.nan_to_num(slope[candidates]) for slope in slopes)
+        if slopes is None:
+            yy = yx = xy = xx = np.zeros(1)
+        else:
+            yy, yx, xy, xx = (np.nan_to_num(slope[candidates]) for slope in slopes)
         padded, weight = np.pad(plane, border), np.zeros(y.size)
         for b in offsets(splits):
             for a in offsets(splits):
@@ -180,13 +187,10 @@ def touched(
 
 
 def _near(plane: np.ndarray, maps: Coordinates, reach: int) -> tuple[np.ndarray, ...]:
-    """Return indices of the target pixels that have a true pixel of `plane` within `reach`."""
-    from scipy import ndimage
-
-    near = ndimage.maximum_filter(plane.view(np.uint8), 2 * reach + 1) != 0
-    rows = np.clip(np.rint(maps[0]), 0, plane.shape[0] - 1).astype(np.int64)
-    columns = np.clip(np.rint(maps[1]), 0, plane.shape[1] - 1).astype(np.int64)
-    return np.nonzero(near[rows, columns])
+    """Return indices of the target pixels in the source that have a true pixel of `plane` within `reach`."""
+    near = host_op("dilate", dilate)(plane, reach).astype(np.float32)
+    there = host_op("resample", resample)(near[None], *maps, "nearest")[0]
+    return np.nonzero(there == 1)
 
 
 def _add_taps(weight: np.ndarray, padded: np.ndarray, places: Coordinates, table: np.ndarray, reach: int) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from astrid_gpu.backends import available_backends, get_backend
 
-__all__ = ["host_op"]
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+__all__ = ["both", "host_op"]
 
 
 def host_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -16,3 +21,25 @@ def host_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
     if backend.is_gpu:
         backend = get_backend("numba" if "numba" in available_backends() else "numpy")
     return backend.ops.get(name) or reference
+
+
+def both(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
+    """Run two functions at once, the first in this thread; NumPy and the kernels let go of the interpreter's lock.
+
+    An exception of the first comes before one of the second.
+    """
+    other: Future[_B] = Future()
+
+    def work() -> None:
+        try:
+            other.set_result(second())
+        except BaseException as exc:  # handed on to the caller, whatever it is
+            other.set_exception(exc)
+
+    thread = threading.Thread(target=work, name="astrid-gpu-both", daemon=True)
+    thread.start()
+    try:
+        mine = first()
+    finally:
+        thread.join()
+    return mine, other.result()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu._host_ops import both
 from astrid_gpu._pixel_map import PixelMap
 from astrid_gpu._sky_map import SkyMap
 from astrid_gpu._star_find import Stars, find_stars
@@ -70,11 +71,11 @@ def by_sky(image: Image, target: Target, options: Options, *, refine: bool) -> R
     plain = Registration(sky, "wcs", _SAME)
     if not refine or target.image is None:
         return plain
-    wanted = stars_of(target.image, options)
+    there = target.image
+    wanted, found = both(lambda: stars_of(there, options), lambda: stars_of(image, options))
     y, x = sky(wanted.y, wanted.x)
     ny, nx = image.shape
     inside = (y > -0.5) & (y < ny - 0.5) & (x > -0.5) & (x < nx - 0.5)
-    found = stars_of(image, options)
     match = match_near(y[inside], x[inside], found, _SEARCH, float(ny * nx))
     if match is None:
         counts = (found.y.size, int(inside.sum()))

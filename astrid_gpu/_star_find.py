@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astrid_gpu._host_ops import host_op
+from astrid_gpu.ops.noise import smooth_good
+
 __all__ = ["Stars", "find_stars"]
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
@@ -99,21 +102,24 @@ def _flatten(data: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, float]:
     for j in range(counts[0]):
         for i in range(counts[1]):
             cell = (slice(edges[0][j], edges[0][j + 1]), slice(edges[1][i], edges[1][i + 1]))
-            values = _thinned(data[cell][~bad[cell]], 4096)
+            values = _good_part(data[cell], bad[cell], 1024)
             if values.size >= 20:
                 mesh[j, i] = _clipped_median(values)
     mesh = np.where(np.isfinite(mesh), mesh, np.nanmedian(mesh)) if np.isfinite(mesh).any() else np.zeros(counts)
     mesh = ndimage.median_filter(mesh, 3, mode="nearest")
     centres = [(edge[1:] + edge[:-1] - 1) / 2 for edge in edges]
     rows, columns = (np.interp(np.arange(n), c, np.arange(c.size)) for n, c in zip((ny, nx), centres, strict=True))
-    sky = _between(_between(mesh, rows).T, columns).T
-    flat = np.where(bad, 0.0, np.where(bad, 0.0, data) - sky)
-    return flat, _spread(_thinned(flat[~bad]))
+    kind = data.dtype if data.dtype.kind == "f" else np.dtype(np.float64)
+    sky = _between(_between(mesh, rows).T, columns).T.astype(kind)
+    flat = np.where(bad, kind.type(0), data - sky)
+    return flat, _spread(_good_part(flat, bad))
 
 
-def _thinned(values: np.ndarray, most: int = 200_000) -> np.ndarray:
-    """Every n-th value, at most `most` of them: enough for a median to a hundredth of the width."""
-    return values[:: max(1, -(-values.size // most))].astype(float)
+def _good_part(image: np.ndarray, bad: np.ndarray, most: int = 200_000) -> np.ndarray:
+    """Good pixels, of a large image those of a regular grid: enough for a median to a hundredth of the width."""
+    step = max(1, int(np.ceil(np.sqrt(image.size / most))))
+    values = image[::step, ::step][~bad[::step, ::step]]
+    return (values if values.size >= min(20, image.size) else image[~bad]).astype(float)
 
 
 def _spread(values: np.ndarray) -> float:
@@ -131,33 +137,52 @@ def _between(mesh: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def _clipped_median(values: np.ndarray) -> float:
-    """Median after three rounds of clipping 3 robust sigma above and below."""
+    """Median after three rounds of clipping 3 sigma above and below; sigma from below, where no star is."""
+    ordered = np.sort(values)
+    low, high = 0, ordered.size
     for _ in range(3):
-        middle = np.median(values)
-        reach = 3 * 1.4826 * np.median(np.abs(values - middle))
+        middle = ordered[(low + high) // 2]
+        reach = 3 * (middle - ordered[low + int(0.1587 * (high - low))])
         if reach == 0:
             break
-        values = values[np.abs(values - middle) <= reach]
-    return float(np.median(values))
+        low = int(np.searchsorted(ordered, middle - reach))
+        high = int(np.searchsorted(ordered, middle + reach, side="right"))
+    return 0.5 * float(ordered[(low + high) // 2] + ordered[(low + high - 1) // 2])
 
 
 def _peaks(flat: np.ndarray, bad: np.ndarray, sigma: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """Local maxima of the smoothed image above the threshold, highest first, away from bad pixels and edges."""
-    from scipy import ndimage
-
-    smooth = ndimage.gaussian_filter(flat, sigma, mode="constant")
-    values = _thinned(smooth[~bad])
+    smooth = host_op("smooth_good", smooth_good)(flat, np.zeros(flat.shape, bool), sigma, 1.0)
+    values = _good_part(smooth, bad)
     middle, spread = np.median(values), _spread(values)
-    radius = max(2, round(1.5 * sigma))
-    top = (smooth == ndimage.maximum_filter(smooth, 2 * radius + 1)) & (smooth > middle + _DETECTION * spread)
+    radius, margin = max(2, round(1.5 * sigma)), max(2, round(2 * sigma))
+    inner = smooth[margin:-margin, margin:-margin]
+    y, x = (index + margin for index in np.nonzero(inner > middle + _DETECTION * spread))
+    y, x = _highest(smooth, y, x, radius)
     if bad.any():
-        top &= ndimage.maximum_filter(bad.view(np.uint8), 2 * max(1, round(1.2 * sigma)) + 1) == 0
-    margin = max(2, round(2 * sigma))
-    inner = np.zeros_like(top)
-    inner[margin:-margin, margin:-margin] = True
-    y, x = np.nonzero(top & inner)
+        near = max(1, round(1.2 * sigma))
+        spoilt = np.zeros(y.size, bool)
+        for j, i in _offsets(near):
+            spoilt |= bad[np.clip(y + j, 0, bad.shape[0] - 1), np.clip(x + i, 0, bad.shape[1] - 1)]
+        y, x = y[~spoilt], x[~spoilt]
     order = np.argsort(-smooth[y, x], kind="stable")[:limit]
     return y[order], x[order]
+
+
+def _offsets(reach: int) -> list[tuple[int, int]]:
+    """Return the places of a square window, nearest to its middle first."""
+    side = range(-reach, reach + 1)
+    return sorted(((j, i) for j in side for i in side), key=lambda place: place[0] ** 2 + place[1] ** 2)
+
+
+def _highest(image: np.ndarray, y: np.ndarray, x: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return those places at which no pixel within `reach` along either axis is higher."""
+    ny, nx = image.shape
+    for j, i in _offsets(reach):  # most places fall at the first few comparisons
+        neighbour = image[np.clip(y + j, 0, ny - 1), np.clip(x + i, 0, nx - 1)]
+        still = image[y, x] >= neighbour
+        y, x = y[still], x[still]
+    return y, x
 
 
 def _centroids(

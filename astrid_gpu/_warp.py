@@ -12,12 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrid_gpu._defects import REACH, Slopes, cardinal, fill, fill_error, lookup, nearest_flag, offsets, touched
+from astrid_gpu._host_ops import host_op
+from astrid_gpu._noise import median_of
 from astrid_gpu._pixel_map import Coordinates
 from astrid_gpu.flags import PixelFlag
+from astrid_gpu.ops import resample as resample_ops
 
 __all__ = ["KERNELS", "Warped", "shift_image", "warp_image", "warp_stamp"]
 
 KERNELS = {"bilinear": 1, "spline3": 3, "spline5": 5}
+_NAMES = {1: "bilinear", 3: "cubic", 5: "quintic"}  # in ops.resample
 
 # Beyond the frame the kernel reads a mirror image of smooth sky, a far milder invention than a saturated core.
 EDGE_LEAK = 0.10
@@ -98,41 +102,35 @@ def warp_image(
     Warped
         Planes of the shape of the maps and the dtypes of the source.
     """
-    from scipy import ndimage
-
     data, variance, mask = planes
-    y_map, x_map = maps
     bad = (mask != 0) | ~np.isfinite(data)
     degree = KERNELS[kernel]
-    slopes = _slopes(y_map, x_map)
-    area = np.abs(slopes[0] * slopes[3] - slopes[1] * slopes[2])
+    area, code = host_op("map_area", resample_ops.map_area)(*maps, data.shape, REACH)
     splits = _splits(area)
+    slopes = _slopes(*maps) if splits > 1 else None
     filled = fill(data, bad)
     quiet = None if variance is None else fill(variance, bad | ~np.isfinite(variance), 1)
     error = fill_error(filled, bad, quiet)
-    if degree > 1:
-        filled = ndimage.spline_filter(filled, degree, mode="mirror")
-    safe_y, safe_x = np.nan_to_num(y_map, nan=-1e6), np.nan_to_num(x_map, nan=-1e6)
-    out = _read(filled, (safe_y, safe_x), slopes, degree, splits)
-    out *= np.nan_to_num(area, nan=1.0)
-    ny, nx = data.shape
-    edge = np.minimum(np.minimum(safe_y, ny - 1 - safe_y), np.minimum(safe_x, nx - 1 - safe_x))
-    footprint = edge >= -0.5
-    close = footprint & (edge < REACH)
-    footprint[close] = _outside_weight(safe_y[close], safe_x[close], data.shape, degree) <= EDGE_LEAK
-    spoilt = footprint & touched(error, bad, (safe_y, safe_x), slopes, (degree, splits))
-    flags = np.full(y_map.shape, PixelFlag.NO_DATA, mask.dtype)
+    out = _read(filled, maps, slopes, degree, splits)
+    out *= area
+    footprint = code != 0
+    close = code == 1
+    footprint[close] = _outside_weight(maps[0][close], maps[1][close], data.shape, degree) <= EDGE_LEAK
+    spoilt = footprint & touched(error, bad, maps, slopes, (degree, splits))
+    flags = np.full(maps[0].shape, PixelFlag.NO_DATA, mask.dtype)
     flags[footprint] = 0
-    flags[spoilt] = nearest_flag(mask, bad, safe_y[spoilt], safe_x[spoilt], REACH + splits)
+    flags[spoilt] = nearest_flag(mask, bad, maps[0][spoilt], maps[1][spoilt], REACH + splits)
     noise = None
     if quiet is not None and variance is not None:
-        noise = (_read(quiet, (safe_y, safe_x), slopes, 1, splits) * area).astype(variance.dtype)
+        noise = _read(quiet, maps, slopes, 1, splits)
+        noise *= area
+        noise = noise.astype(variance.dtype, copy=False)
         noise[~footprint | spoilt] = np.nan
     out[~footprint | spoilt] = np.nan
-    typical = float(np.median(area[footprint])) if footprint.any() else 1.0
-    rows, columns, index = _sample((safe_y, safe_x), slopes, footprint, splits)
+    typical = median_of(area, ~footprint) if footprint.any() else 1.0
+    rows, columns, index = _sample(maps, slopes, footprint, splits)
     factor = _noise_factor(rows, columns, area.ravel()[index], splits, degree)
-    return Warped(out.astype(data.dtype), noise, flags, footprint, typical, factor)
+    return Warped(out.astype(data.dtype, copy=False), noise, flags, footprint, typical, factor)
 
 
 def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
@@ -157,12 +155,10 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
     v, u = np.meshgrid(np.arange(-reach[0], reach[0] + 1), np.arange(-reach[1], reach[1] + 1), indexing="ij")
     y = half[0] + jacobian[0, 0] * v + jacobian[0, 1] * u
     x = half[1] + jacobian[1, 0] * v + jacobian[1, 1] * u
-    from scipy import ndimage
-
-    coefficients = ndimage.spline_filter(np.pad(np.asarray(stamp, float), 8), 5, mode="mirror")
+    padded = np.pad(np.asarray(stamp, float), 8)
     a, b, c, d = (np.full(y.shape, value) for value in jacobian.ravel())
     splits = _splits(np.array([abs(np.linalg.det(jacobian))]))
-    out = _read(coefficients, (y + 8, x + 8), (a, b, c, d), 5, splits)
+    out = np.nan_to_num(_read(padded, (y + 8, x + 8), (a, b, c, d), 5, splits))
     return out / out.sum()
 
 
@@ -179,21 +175,22 @@ def _splits(area: np.ndarray) -> int:
     return 1 if ratio < 1.5 else min(32, int(np.ceil(np.sqrt(ratio))))
 
 
-def _read(coefficients: np.ndarray, maps: Coordinates, slopes: Slopes, degree: int, splits: int) -> np.ndarray:
-    """Mean of the spline over the sub-pixels of each target pixel."""
-    from scipy.ndimage import map_coordinates
-
-    def at(v: np.ndarray, u: np.ndarray) -> np.ndarray:
-        return map_coordinates(coefficients, [v, u], order=degree, mode="mirror", prefilter=False)
-
+def _read(image: np.ndarray, maps: Coordinates, slopes: Slopes | None, degree: int, splits: int) -> np.ndarray:
+    """Mean of the spline over the sub-pixels of each target pixel; NaN outside of the image's pixels."""
+    read = host_op("resample", resample_ops.resample)
+    stack = image[None]
+    if slopes is None or splits == 1:
+        return read(stack, *maps, _NAMES[degree])[0]
+    if degree > 1:
+        stack = host_op("spline_coefficients", resample_ops.spline_coefficients)(stack, degree)
     y, x = maps
-    if splits == 1:
-        return at(y, x)
     yy, yx, xy, xx = (np.nan_to_num(slope) for slope in slopes)
     out = np.zeros(y.shape)
     for b in offsets(splits):
         for a in offsets(splits):
-            out += at(y + b * yy + a * yx, x + b * xy + a * xx)
+            places = y + b * yy + a * yx, x + b * xy + a * xx
+            # A sub-pixel may lie beyond the frame where its pixel does not: mirrored there.
+            out += read(stack, *places, _NAMES[degree], None, 1.5 + splits, True)[0]
     return out / splits**2
 
 
@@ -223,12 +220,14 @@ def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, d
 
 
 def _sample(
-    maps: Coordinates, slopes: Slopes, keep: np.ndarray, splits: int
+    maps: Coordinates, slopes: Slopes | None, keep: np.ndarray, splits: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sub-pixel source positions, shape (splits^2, n), of some 256 kept target pixels, and their flat indices."""
     index = np.flatnonzero(keep)
     index = index[:: max(1, index.size // 256)]
     y, x = maps
+    if slopes is None:
+        return y.ravel()[index][None], x.ravel()[index][None], index
     gradients = [np.nan_to_num(slope.ravel()[index]) for slope in slopes]
     steps = [(b, a) for b in offsets(splits) for a in offsets(splits)]
     rows = np.array([y.ravel()[index] + b * gradients[0] + a * gradients[1] for b, a in steps])

@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from astrid_gpu._pixel_map import Coordinates, PixelMap, grid_map
+from astrid_gpu._host_ops import both
+from astrid_gpu._pixel_map import Coordinates, GridMap, PixelMap
 from astrid_gpu._register import Options, Registration, Target, by_sky, by_stars, stars_of
 from astrid_gpu._sky_map import SkyMap, check_wcs, describe_footprint
 from astrid_gpu._star_match import MODELS
@@ -155,7 +156,8 @@ def align(
         return _declared(image, target, "taken to be on the same grid, as asked")
     if method == "wcs" or (method == "auto" and wcs is not None and target.wcs is not None):
         return _apply(image, target, by_sky(image, target, options, refine=method == "auto"), options)
-    found = stars_of(image, options), stars_of(_need_image(target), options)
+    there = _need_image(target)
+    found = both(lambda: stars_of(image, options), lambda: stars_of(there, options))
     few = min(stars.y.size for stars in found) < _FEW
     if method == "auto" and few and target.shape == image.shape and wcs is None and target.wcs is None:
         counts = f"{found[0].y.size} and {found[1].y.size} stars"
@@ -223,16 +225,14 @@ def _declared(image: Image, target: Target, text: str) -> Aligned:
 def _apply(image: Image, target: Target, registration: Registration, options: Options) -> Aligned:
     """Leave, shift or resample the image, whichever the map asks for, and say so."""
     pixel_map = registration.pixel_map
-    maps = grid_map(pixel_map, target.shape)
-    ny, nx = image.shape
-    inside = (maps[0] >= -0.5) & (maps[0] <= ny - 0.5) & (maps[1] >= -0.5) & (maps[1] <= nx - 0.5)
-    if not inside.any():
-        _raise_apart(image, target)
-    y, x = (int(np.median(index)) for index in np.nonzero(inside))
+    grid = GridMap(pixel_map, target.shape)
+    rows, columns, sample, inside = _looked_at(image, target, grid)
+    y, x = int(np.median(rows[np.nonzero(inside)[0]])), int(np.median(columns[np.nonzero(inside)[1]]))
     matrix = pixel_map.jacobian(y, x)
-    shift, residual = _whole_shift(image, target, registration, maps, inside)
+    moves = (sample[0] - rows[:, None])[inside], (sample[1] - columns)[inside]
+    shift, residual = _whole_shift(image, target, registration, moves)
     if shift is None:
-        moved, footprint, how = _resampled(image, maps, matrix, options)
+        moved, footprint, how = _resampled(image, grid.full(), matrix, options)
     else:
         moved, footprint, how = _shifted(image, target, shift, residual)
     if not footprint.any():
@@ -243,10 +243,11 @@ def _apply(image: Image, target: Target, registration: Registration, options: Op
         scatter = (each[0], each[1])
     n_matched = int(fit.keep.sum()) if fit is not None else 0
     steps = [*registration.steps, _measured(image, target, registration, (y, x), scatter), how]
-    covered = float(footprint.mean())
+    covered = np.count_nonzero(footprint) / footprint.size
     if covered < 1:
         steps.append(Step("alignment", f"{image.name} covers {covered:.1%} of {target.name}", {"covered": covered}))
-    offset = (float(maps[0][y, x] - y), float(maps[1][y, x] - x))
+    middle = pixel_map(np.array([y]), np.array([x]))
+    offset = (float(middle[0][0] - y), float(middle[1][0] - x))
     return Aligned(
         moved.with_(wcs=target.wcs),
         footprint,
@@ -261,12 +262,27 @@ def _apply(image: Image, target: Target, registration: Registration, options: Op
     )
 
 
+def _looked_at(image: Image, target: Target, grid: GridMap) -> tuple[np.ndarray, np.ndarray, Coordinates, np.ndarray]:
+    """Return rows and columns of the target, the map there, and where that lies in the image.
+
+    Every eighth pixel each way tells how a map runs; all of them if none of those falls on the image.
+    """
+    ny, nx = image.shape
+    for step in (8, 1):
+        rows, columns = (np.unique(np.append(np.arange(0, n, step), n - 1)) for n in target.shape)
+        y, x = grid.at(rows, columns)
+        inside = (y >= -0.5) & (y <= ny - 0.5) & (x >= -0.5) & (x <= nx - 0.5)
+        if inside.any():
+            break
+    if not inside.any():
+        _raise_apart(image, target)
+    return rows, columns, (y, x), inside
+
+
 def _whole_shift(
-    image: Image, target: Target, registration: Registration, maps: Coordinates, inside: np.ndarray
+    image: Image, target: Target, registration: Registration, moves: Coordinates
 ) -> tuple[tuple[int, int] | None, tuple[float, float]]:
-    """Whole-pixel shift (y, x) that the map amounts to, or None; and the rms (y, x) that applying it leaves."""
-    ny, nx = target.shape
-    moves = (maps[0] - np.arange(ny)[:, None])[inside], (maps[1] - np.arange(nx))[inside]
+    """Whole-pixel shift (y, x) that a map's moves amount to, or None; and the rms (y, x) that applying it leaves."""
     limit = registration.limit
     largest = max(float(np.abs(move).max()) for move in moves)
     if registration.method == "wcs+stars" and largest <= _LYING and _one_grid(image, target):
