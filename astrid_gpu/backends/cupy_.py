@@ -175,8 +175,10 @@ class CupyPlan:
         cache = cupy.fft.config.get_plan_cache()
         size = cache.get_size()
         cache.set_size(0)  # CuPy's own, which holds what it makes for ever
-        self._plan = get_plan(like, shape=shape, axes=(-2, -1), value_type="R2C" if forward else "C2R")
-        cache.set_size(size)
+        try:
+            self._plan = get_plan(like, shape=shape, axes=(-2, -1), value_type="R2C" if forward else "C2R")
+        finally:
+            cache.set_size(size)
         self._direction = cufft.CUFFT_FORWARD if forward else cufft.CUFFT_INVERSE
         area = getattr(self._plan, "work_area", None)
         self.work_bytes = int(area.mem.size) if area is not None else 0

@@ -75,29 +75,37 @@ def zogy_maps(
     try:
         out = {name: ctx.xp.empty((job.n, *job.shape), np.float32) for name in sorted(job.wanted)}
     except Exception as exc:
-        _refuse(ctx, exc, f"{len(job.wanted)} maps of {job.n} images of {job.shape}; give fewer images at a time")
-        raise
+        if not ctx.runtime.is_out_of_memory(exc):
+            raise
+        msg = f"{len(job.wanted)} maps of {job.n} images of {job.shape}; give fewer images at a time"
+        raise DeviceMemoryError(_no_room(ctx, msg)) from exc
     spec = spec_of(job, 1, graph=graph, follow=True)
     size = chunk or _from_environment() or default_chunk(ctx, spec, job.n)
-    size = min(size, job.n, ctx.memory.get((spec.padded, "most"), size))
-    while True:
-        try:
-            _run(ctx, job, size, out, graph=graph)
-            return out
-        except Exception as exc:
-            if not ctx.runtime.is_out_of_memory(exc):
-                raise
-            if size == 1:
-                need = bytes_per_image(compile_program(spec))
-                _refuse(
-                    ctx, exc, f"the {need / 2**20:.0f} MiB that one pair of {job.shape} takes; free some, or use tiles"
-                )
-                raise
-        ctx.plans.clear()
-        ctx.runtime.release()
+    asked = size = min(size, job.n, ctx.memory.get((spec.padded, "most"), size))
+    while not _fits(ctx, job, size, out, graph=graph):
+        if size == 1:
+            need = bytes_per_image(compile_program(spec))
+            msg = f"the {need / 2**20:.0f} MiB that one pair of {job.shape} takes; free some, or use tiles"
+            raise DeviceMemoryError(_no_room(ctx, msg))
         size //= 2
-        ctx.memory[spec.padded, "most"] = size
-        _say(problem, f"device memory: {size} pairs of {job.shape} at a time instead of {2 * size}, the device is full")
+    if size < asked:
+        ctx.memory[spec.padded, "most"] = size  # from now on: nobody waits for the same failure twice
+        _say(problem, f"the device is full: {size} of {asked} pairs of {job.shape} at a time")
+    return out
+
+
+def _fits(ctx: Context, job: Job, size: int, out: dict[str, Any], *, graph: bool) -> bool:
+    """Subtract `size` pairs at a time; False, with all memory given back, if there is too little of it."""
+    try:
+        _run(ctx, job, size, out, graph=graph)
+    except Exception as exc:
+        if not ctx.runtime.is_out_of_memory(exc):
+            raise
+    else:
+        return True
+    ctx.plans.clear()
+    ctx.runtime.release()
+    return False
 
 
 def _run(ctx: Context, job: Job, size: int, out: dict[str, Any], *, graph: bool) -> None:
@@ -108,11 +116,8 @@ def _run(ctx: Context, job: Job, size: int, out: dict[str, Any], *, graph: bool)
         runner.run(job.part(part.start, part.stop), {name: values[part] for name, values in out.items()})
 
 
-def _refuse(ctx: Context, error: BaseException, what: str) -> None:
-    """Raise our own error if the device is full."""
-    if ctx.runtime.is_out_of_memory(error):
-        msg = f"the device has no room for {what} ({ctx.runtime.free_memory() / 2**20:.0f} MiB are free)"
-        raise DeviceMemoryError(msg) from error
+def _no_room(ctx: Context, what: str) -> str:
+    return f"the device has no room for {what} ({ctx.runtime.free_memory() / 2**20:.0f} MiB are free)"
 
 
 def _say(problem: Any, text: str) -> None:
