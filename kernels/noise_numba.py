@@ -130,9 +130,7 @@ def source_variance(signal: Any, sigma: Any, gain: float, bad: Any, *, width: fl
     left = _FAINT / (2.0 * np.sqrt(np.pi) * width)
     scale = np.array([_TRUST, left, np.finfo(np.float32).tiny, _LEAST], image.dtype)
     out, taps = np.empty_like(image), _taps(width, image.dtype)
-    _bands(
-        lambda a, b: _variance(image, lost, noise, scale, kind(1.0 / gain), taps, a, b, out), len(image), least=_ROWS
-    )
+    _bands(lambda a, b: _variance(image, lost, noise, scale, kind(1.0 / gain), taps, a, b, out), len(image))
     return out
 
 
