@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PY := $(VENV)/bin/python
 
 RESULTS ?= out/benchmarks.json
-BENCH := -m pytest benchmarks -q --benchmark-only --benchmark-disable-gc --benchmark-quiet
+BENCH := -m pytest benchmarks/bench_*.py -q -rfE --benchmark-only --benchmark-disable-gc --benchmark-quiet
 
 .PHONY: demo test lint bench bench-quick bench-gpu clean help
 

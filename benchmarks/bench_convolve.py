@@ -1,102 +1,146 @@
-"""Convolution of one float32 frame: direct, separable and by FFT on every backend, beside scipy.
+"""Convolution of one float32 frame of unit noise: the engine's own choice and each of its ways, beside scipy.
 
-Run: ``python -m pytest benchmarks/bench_convolve.py``. The table at the end has the largest error against float64
-beside the time. Where "direct" and "fft" cross is what REFERENCE_TAPS, CPU_TAPS and GPU_TAPS of
+A Moffat kernel, which is not separable, and a Gaussian, which is. Boundary zero, as scipy has it; the error is the
+largest difference from float64. Where "direct" and "fft" cross is what the limits at the top of
 astrid_gpu/engine/convolve.py must say.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 
 import astrid_gpu as ag
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.engine import convolve as engine
 from astrid_gpu.ops import convolve as ops
+from astrid_gpu.ops.psf_stamps import moffat_stamp
+from benchmarks.harness import Work
 
 pytest.importorskip("pytest_benchmark")
 
-SIZES = [512, 2048]
-SIDES = [3, 9, 15, 21, 25, 41]
+SIDES = [5, 9, 15, 25, 41]
 WAYS = ["direct", "separable", "fft"]
-_rows: list[str] = []
-_truth: dict[tuple[int, int], np.ndarray] = {}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table(request):
-    """Print all rows when the module is done."""
-    yield
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print("\n\nconvolution of float32 frames of unit noise, boundary zero; error: largest, against float64")
-        print(f"{'image':>7}{'kernel':>8}  {'way':26}{'median ms':>10}{'min ms':>9}{'error':>10}")
-        print("\n".join(sorted(_rows)))
+@cache
+def frame(size):
+    return np.random.default_rng(size).standard_normal((1, size, size)).astype(np.float32)
 
 
-def scene(size, side):
-    """The frame, a Gaussian kernel of five sigma across, and the true result."""
-    image = np.random.default_rng(size).standard_normal((1, size, size)).astype(np.float32)
-    line = np.exp(-0.5 * np.linspace(-2.5, 2.5, side) ** 2)
-    line /= line.sum()
-    kernel = np.outer(line, line)[None]
-    if (size, side) not in _truth:
-        rows = ops.border_index(size, side, "zero")
-        _truth[size, side] = ops.convolve_fft(image.astype(np.float64), kernel, rows, rows, ag.get_backend("numpy"))
-    return image, kernel, line, _truth[size, side]
+def line(side):
+    """A Gaussian of five sigma across, and sum 1."""
+    values = np.exp(-0.5 * np.linspace(-2.5, 2.5, side) ** 2)
+    return values / values.sum()
 
 
-def record(benchmark, size, side, way, result, truth):
-    """Note a row: times from the benchmark, the error against the truth."""
-    error = float(np.abs(result - truth).max())
-    benchmark.extra_info.update({"error": error})
-    median, least = 1e3 * benchmark.stats.stats.median, 1e3 * benchmark.stats.stats.min
-    _rows.append(f"{size:>7}{f'{side} x {side}':>8}  {way:26}{median:>10.2f}{least:>9.2f}{error:>10.1e}")
+def kernel(side, kind):
+    return moffat_stamp(side / 5, 3.0, side) if kind == "moffat" else np.outer(line(side), line(side))
+
+
+@cache
+def truth(size, side, kind):
+    rows = ops.border_index(size, side, "zero")
+    taps = kernel(side, kind)[None]
+    return ops.convolve_fft(frame(size).astype(np.float64), taps, rows, rows, ag.get_backend("numpy"))[0]
+
+
+def make_convolve(backend, size, side, kind):
+    """The public function, input and output where the backend lives."""
+    b = ag.get_backend(backend)
+    given, taps = b.asarray(frame(size)[0]), kernel(side, kind)
+
+    def run():
+        out = ag.convolve(given, taps, boundary="zero", normalize=False, backend=b)
+        b.synchronize()
+        return out
+
+    return run
+
+
+def make_way(backend, size, side, way):
+    """One of the engine's ways for a Gaussian."""
+    b = ag.get_backend(backend)
+    given, taps, row = b.asarray(frame(size)), kernel(side, "gaussian")[None], line(side)[None]
+
+    def run():
+        if way == "separable":
+            out = engine._separable(b, given, row[:, :, None], row[:, None, :], "zero")
+        else:
+            out = (engine._by_fft if way == "fft" else engine._direct)(b, given, taps, "zero")
+        b.synchronize()
+        return out
+
+    return run
+
+
+def make_oaconvolve(size, side, kind):
+    """scipy.signal.oaconvolve, its workers set."""
+    from scipy import fft, signal
+
+    image, taps = frame(size)[0], kernel(side, kind).astype(np.float32)
+
+    def run():
+        with fft.set_workers(cpu_threads()):
+            return signal.oaconvolve(image, taps, "same")
+
+    return run
+
+
+def make_convolve1d(size, side, kind):
+    """scipy.ndimage.convolve1d twice, for a separable kernel."""
+    from scipy import ndimage
+
+    image, taps = frame(size)[0], line(side)
+
+    def run():
+        return ndimage.convolve1d(ndimage.convolve1d(image, taps, 0, mode="constant"), taps, 1, mode="constant")
+
+    return run
+
+
+def row(bench, name, work, size, side, kind, to_host=np.asarray, **more):
+    """One row; a sum of side² products in float32 is off by a few parts in 10^7 of the noise."""
+    want = truth(size, side, kind)
+    bench.row(f"convolve {side} x {side} {kind}", name, f"{size} x {size}", work, tolerance=1e-5, error_of="noise",
+              error=lambda out: np.abs(to_host(out).reshape(want.shape) - want).max(), pixels=size * size,
+              moved=8e-6 * size * size, **more)  # fmt: skip
+
+
+@pytest.fixture
+def size(bench):
+    return 512 if bench.quick else 2048
+
+
+@pytest.mark.parametrize("kind", ["moffat", "gaussian"])
+@pytest.mark.parametrize("side", SIDES)
+def test_convolve(bench, backend, size, side, kind):
+    """What a user gets, beside oaconvolve."""
+    if bench.quick and side != 25:
+        pytest.skip("quick run")
+    if backend.name == "numpy" and side != 25:
+        pytest.skip("the reference is here to be right")
+    keywords = {"size": size, "side": side, "kind": kind}
+    work = Work(make_convolve, keywords | {"backend": backend.name}, {"size": 256})
+    row(bench, backend.name, work, **keywords, to_host=backend.to_host, rivals={"scipy": make_oaconvolve(**keywords)})
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["numpy", "numba", "cupy"])
-def test_convolve(benchmark, name, size, side, way):
-    """One way on one backend, input and output where the backend lives."""
-    if name not in ag.available_backends():
-        pytest.skip(f"{name} is not available here")
-    if name == "numpy" and way != "fft" and side * (side if way == "direct" else 1) > 25:
-        pytest.skip("the reference takes seconds for this and is never chosen")
-    backend = ag.get_backend(name)
-    image, kernel, line, truth = scene(size, side)
-    given = backend.asarray(image)
-
-    def run():
-        if way == "fft":
-            out = engine._by_fft(backend, given, kernel, "zero")
-        elif way == "direct":
-            out = engine._direct(backend, given, kernel, "zero")
-        else:
-            column = engine._direct(backend, given, line[None, :, None], "zero")
-            out = engine._direct(backend, column, line[None, None, :], "zero")
-        backend.synchronize()
-        return out
-
-    result = benchmark.pedantic(run, warmup_rounds=1, rounds=3 if name == "numpy" else 9)
-    record(benchmark, size, side, f"{name} {way}", backend.to_host(result), truth)
+def test_way(bench, backend, size, side, way):
+    """Each way of the engine, to set its limits by."""
+    if bench.quick or backend.name == "numpy":
+        pytest.skip("for the limits of the fast backends, in a full run")
+    row(bench, backend.name, make_way(backend.name, size, side, way), size, side, "gaussian", to_host=backend.to_host,
+        variant=way)  # fmt: skip
 
 
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("peer", ["oaconvolve", "convolve1d twice"])
-def test_scipy(benchmark, peer, size, side):
-    """The peers: scipy.signal.oaconvolve for any kernel, scipy.ndimage.convolve1d twice for this separable one."""
-    from scipy import ndimage, signal
-
-    image, kernel, line, truth = scene(size, side)
-    taps = kernel[0].astype(np.float32)
-
-    def run():
-        if peer == "oaconvolve":
-            return signal.oaconvolve(image[0], taps, "same")
-        column = ndimage.convolve1d(image[0], line, axis=0, mode="constant")
-        return ndimage.convolve1d(column, line, axis=1, mode="constant")
-
-    result = benchmark.pedantic(run, warmup_rounds=1, rounds=5)
-    record(benchmark, size, side, f"scipy {peer}", result[None], truth)
+@pytest.mark.parametrize("peer", ["oaconvolve", "convolve1d"])
+def test_scipy(bench, size, peer):
+    """The peers themselves."""
+    kind = "moffat" if peer == "oaconvolve" else "gaussian"
+    keywords = {"size": size, "side": 25, "kind": kind}
+    maker = make_oaconvolve if peer == "oaconvolve" else make_convolve1d
+    row(bench, f"scipy {peer}", Work(maker, keywords, {"size": 256}), **keywords)

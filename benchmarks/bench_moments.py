@@ -1,11 +1,12 @@
-"""Gaussian-weighted moments of 10000 windows on a 2048 x 2048 float32 frame: time beside error, and the peer.
+"""Gaussian-weighted moments of 10000 windows on one float32 frame, beside sep.winpos.
 
-Run: ``python -m pytest benchmarks/bench_moments.py``. Sigma 1.3 px, windows of 13 x 13 px (`detect` at FWHM 3 px);
-`error` is the largest difference from the reference over the largest sum. sep.winpos does a related job: it iterates
-such a weighted centroid and gives no second moments.
+Sigma 1.3 px, windows of 13 x 13 px (`detect` at FWHM 3 px); the error is the largest difference from the reference over
+the largest sum. sep.winpos does a related job: it iterates such a weighted centroid and gives no second moments.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 import pytest
@@ -13,52 +14,45 @@ import pytest
 import astrid_gpu as ag
 from astrid_gpu.engine.peaks import measure
 from astrid_gpu.ops.moments import measure_moments
+from benchmarks.harness import Work, installed
 
 pytest.importorskip("pytest_benchmark")
 
 SIDE, WINDOWS, SIGMA, RADIUS = 2048, 10_000, 1.3, 6
-_rows: list[str] = []
 
 
-@pytest.fixture(scope="module")
-def field():
+@cache
+def field(windows=WINDOWS):
     """The frame and the places of the windows."""
     rng = np.random.default_rng(5)
     image = rng.standard_normal((1, SIDE, SIDE)).astype(np.float32)
-    y, x = rng.uniform(0, SIDE - 1, (2, WINDOWS))
-    return image, (np.zeros(WINDOWS, np.int64), y, x, np.full(WINDOWS, SIGMA))
+    y, x = rng.uniform(0, SIDE - 1, (2, windows))
+    return image, (np.zeros(windows, np.int64), y, x, np.full(windows, SIGMA))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table(request):
-    """Print all rows when the module is done."""
-    yield
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n\nmoments in {WINDOWS} windows of {2 * RADIUS + 1} x {2 * RADIUS + 1} px, float32")
-        print(f"{'':24}{'median ms':>10}{'min ms':>9}{'error':>10}")
-        print("\n".join(_rows))
-
-
-@pytest.mark.parametrize("name", ["numpy", "numba", "cupy"])
-def test_measure_moments(benchmark, field, name):
+def make_moments(backend, windows):
     """Frame where the backend lives, sums on the host."""
-    if name not in ag.available_backends():
-        pytest.skip(f"{name} is not available here")
-    image, where = field
-    b = ag.get_backend(name)
+    image, where = field(windows)
+    b = ag.get_backend(backend)
     given = b.asarray(image)
-    got = benchmark.pedantic(lambda: measure(b, given, *where, RADIUS), warmup_rounds=1, rounds=10)
+    return lambda: measure(b, given, *where, RADIUS)
+
+
+def make_winpos(windows):
+    """Windowed positions, iterated, one thread."""
+    import sep
+
+    image, (_, y, x, sigma) = field(windows)
+    return lambda: sep.winpos(image[0], x, y, sigma)
+
+
+def test_measure_moments(bench, backend):
+    """Every backend, beside sep.winpos."""
+    windows = 1000 if bench.quick else WINDOWS
+    image, where = field(windows)
     want = measure_moments(image.astype(np.float64), *where, RADIUS)
-    error = np.abs(got - want).max() / np.abs(want).max()
-    assert error < 1e-12
-    times = benchmark.stats.stats
-    _rows.append(f"measure_moments {name:8}{1e3 * times.median:>10.2f}{1e3 * times.min:>9.2f}{error:>10.1e}")
-
-
-def test_sep_winpos(benchmark, field):
-    """The peer: windowed positions, iterated, one thread."""
-    sep = pytest.importorskip("sep")
-    image, (_, y, x, sigma) = field
-    benchmark.pedantic(lambda: sep.winpos(image[0], x, y, sigma), warmup_rounds=1, rounds=5)
-    times = benchmark.stats.stats
-    _rows.append(f"{'sep.winpos (positions)':24}{1e3 * times.median:>10.2f}{1e3 * times.min:>9.2f}{'':>10}")
+    work = Work(make_moments, {"backend": backend.name, "windows": windows}, {"windows": 100})
+    rivals = {"sep.winpos": make_winpos(windows)} if installed("sep") else {}
+    bench.row(f"moments, {windows} windows", backend.name, f"{SIDE} x {SIDE}", work, rivals=rivals, tolerance=1e-12,
+              error=lambda got: np.abs(got - want).max() / np.abs(want).max(), error_of="largest sum",
+              pixels=SIDE * SIDE, moved=4e-6 * windows * (2 * RADIUS + 1) ** 2)  # fmt: skip

@@ -1,124 +1,146 @@
-"""Candidates of one 2048 x 2048 float32 significance map with 500 sources: time beside agreement, and the peers.
+"""Candidates of one float32 significance map with sources of both signs, beside sep and photutils.
 
-Run: ``python -m pytest benchmarks/bench_peaks.py``. Two jobs: the peak pixels alone (`find_peaks`, beside
-photutils.detection.find_peaks and sep.extract), and the whole table of `detect`. `found` counts true
-sources with a peak within 1.5 px, `false` all other peaks, `offset` is the rms distance of the matched ones in pixels:
-of the peak pixel for `find_peaks`, of the fitted place for the rest. Every backend must give the reference's peaks.
+Two jobs: the peak pixels alone (`find_peaks`), and the whole table of `detect`. The error is the share of sources that
+were missed, and of peaks that are no source; the JSON has the rms distance of the matched ones in pixels. Every backend
+must give the reference's peaks, or it has failed.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 
 import astrid_gpu as ag
 from astrid_gpu.ops.psf_stamps import moffat_stamp
+from benchmarks.harness import Work, installed
 from tests.hand_made import hand_made
 
 pytest.importorskip("pytest_benchmark")
 
-SIDE, SOURCES, THRESHOLD = 2048, 500, 5.0
-BACKENDS = ["numpy", "numba", "cupy"]
-_rows: list[str] = []
+THRESHOLD = 5.0
+PER_MEGAPIXEL = 120
+MAPS = ("difference", "score_corr", "flux", "flux_error", "mask", "science", "reference")
 
 
-@pytest.fixture(scope="module")
-def field():
+@cache
+def field(side):
     """The difference and the true places (y, x)."""
     rng = np.random.default_rng(5)
-    cells = rng.choice((SIDE // 32 - 2) ** 2, SOURCES, replace=False)
-    corner = 32 * np.stack(np.divmod(cells, SIDE // 32 - 2), axis=1) + 48
+    count = int(PER_MEGAPIXEL * side * side / 1e6)
+    cells = rng.choice((side // 32 - 2) ** 2, count, replace=False)
+    corner = 32 * np.stack(np.divmod(cells, side // 32 - 2), axis=1) + 48
     places = corner + rng.uniform(-8, 8, corner.shape)
-    snr = rng.choice([-1, 1], SOURCES) * (6 + 20 * rng.pareto(1.5, SOURCES))
-    psf = moffat_stamp(2.8, 3.0, 31)
+    snr = rng.choice([-1, 1], count) * (7 + 20 * rng.pareto(1.5, count))
     sources = np.column_stack([places, snr])
-    return hand_made(rng, psf, sources, shape=(SIDE, SIDE), dtype=np.float32), places
+    return hand_made(rng, moffat_stamp(2.8, 3.0, 31), sources, shape=(side, side), dtype=np.float32), places
 
 
-@pytest.fixture(scope="module", autouse=True)
-def table(request):
-    """Print all rows when the module is done."""
-    yield
-    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        print(f"\n\n{SIDE} x {SIDE} float32, {SOURCES} sources of both signs, threshold {THRESHOLD:g}")
-        print(f"{'':30}{'median ms':>10}{'min ms':>9}{'found':>7}{'false':>7}{'offset':>8}")
-        print("\n".join(_rows))
+def moved(b, diff):
+    """The difference with its maps where the backend lives."""
+    return replace(diff, **{k: b.asarray(getattr(diff, k)) for k in MAPS})
 
 
-def record(name, benchmark, y, x, places):
-    """Note a row: times from the benchmark, completeness and accuracy against the truth."""
+def make_find_peaks(backend, side):
+    """Peak pixels of both signs."""
+    b = ag.get_backend(backend)
+    score = b.asarray(field(side)[0].score_corr)
+    return lambda: ag.find_peaks(score, THRESHOLD, polarity="both", min_separation=3, backend=b)
+
+
+def make_detect(backend, side, extractor="peaks"):
+    """The whole table: peaks, positions, fluxes, shapes, flags."""
+    b = ag.get_backend(backend)
+    diff = moved(b, field(side)[0])
+    return lambda: ag.detect(diff, THRESHOLD, extractor=extractor, backend=b)
+
+
+def make_sep(side):
+    """sep.extract on the map and its negative, no filter (it is filtered), one pixel enough."""
+    import sep
+
+    maps = [np.ascontiguousarray(sign * field(side)[0].score_corr) for sign in (1, -1)]
+    return lambda: np.concatenate([sep.extract(m, THRESHOLD, minarea=1, filter_kernel=None) for m in maps])
+
+
+def make_photutils(side):
+    """photutils.detection.find_peaks on the map and its negative, boxes of 7 px."""
+    from photutils.detection import find_peaks
+
+    maps = [sign * field(side)[0].score_corr for sign in (1, -1)]
+
+    def run():
+        tables = [find_peaks(m, THRESHOLD, box_size=7) for m in maps]
+        y, x = (np.concatenate([np.asarray(t[k]) for t in tables]) for k in ("y_peak", "x_peak"))
+        return {"y": y, "x": x}
+
+    return run
+
+
+PEERS = {"sep": make_sep, "photutils": make_photutils}
+
+
+def row(bench, operation, name, work, side, agrees=lambda found: True, **more):
+    """One row; completeness and accuracy against the truth."""
     from scipy.spatial import cKDTree
 
-    distance, nearest = cKDTree(np.column_stack([y, x])).query(places)
-    matched = distance < 1.5
-    found, false = int(matched.sum()), len(y) - len(set(nearest[matched].tolist()))
-    offset = float(np.sqrt(np.mean(distance[matched] ** 2)))
-    benchmark.extra_info.update({"found": found, "false": false, "offset": offset})
-    times = benchmark.stats.stats
-    _rows.append(f"{name:30}{1e3 * times.median:>10.1f}{1e3 * times.min:>9.1f}{found:>7}{false:>7}{offset:>8.3f}")
+    places = field(side)[1]
+
+    def match(found):
+        distance, nearest = cKDTree(np.column_stack([found["y"], found["x"]])).query(places)
+        return distance[distance < 1.5], len(found["y"]) - len(set(nearest[distance < 1.5].tolist()))
+
+    def error(found):
+        matched, false = match(found)
+        return (len(places) - len(matched) + false) / len(places) if agrees(found) else np.inf
+
+    def notes(found):
+        matched, false = match(found)
+        return {"found": len(matched), "false": false, "offset": np.sqrt(np.mean(matched**2))}
+
+    bench.row(operation, name, f"{side} x {side}", work, error=error, tolerance=0.05, notes=notes,
+              error_of="sources missed or false", pixels=side * side, **more)  # fmt: skip
 
 
-def on(name, diff):
-    """The backend and the maps of the difference where it lives."""
-    if name not in ag.available_backends():
-        pytest.skip(f"{name} is not available here")
-    from dataclasses import replace
-
-    b = ag.get_backend(name)
-    names = ("difference", "score_corr", "flux", "flux_error", "mask", "science", "reference")
-    return b, replace(diff, **{k: b.asarray(getattr(diff, k)) for k in names})
+@pytest.fixture
+def side(bench):
+    return 512 if bench.quick else 2048
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_find_peaks(benchmark, field, name):
-    """Peak pixels of both signs."""
-    diff, places = field
-    b, moved = on(name, diff)
-    run = lambda: ag.find_peaks(moved.score_corr, THRESHOLD, polarity="both", min_separation=3, backend=b)  # noqa: E731
-    found = benchmark.pedantic(run, warmup_rounds=1, rounds=5 if name == "numpy" else 25)
-    reference = ag.find_peaks(diff.score_corr, THRESHOLD, polarity="both", min_separation=3, backend="numpy")
-    np.testing.assert_array_equal(found, reference)
-    record(f"find_peaks {name}", benchmark, found["y"], found["x"], places)
+def test_find_peaks(bench, backend, side):
+    """Every backend, beside both peers, turn about."""
+    want = make_find_peaks("numpy", side)()
+    rivals = {name: make(side) for name, make in PEERS.items() if installed(name)}
+    work = Work(make_find_peaks, {"backend": backend.name, "side": side}, {"side": 256})
+    row(bench, "find_peaks", backend.name, work, side, agrees=lambda found: np.array_equal(found, want), rivals=rivals,
+        moved=4e-6 * side * side)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_detect(benchmark, field, name):
-    """The whole table: peaks, positions, fluxes, shapes, flags."""
-    diff, places = field
-    b, moved = on(name, diff)
-    found = benchmark.pedantic(lambda: ag.detect(moved, THRESHOLD, backend=b), warmup_rounds=1, rounds=5)
-    reference = ag.detect(diff, THRESHOLD, backend="numpy")
-    np.testing.assert_allclose(found["x"], reference["x"], atol=1e-6)
-    np.testing.assert_array_equal(found["flags"], reference["flags"])
-    record(f"detect {name}", benchmark, found["y"], found["x"], places)
+def test_detect(bench, backend, side):
+    """Positions to 1e-6 px and the flags of the reference."""
+    want = make_detect("numpy", side)()
+
+    def agrees(found):
+        same = len(found["x"]) == len(want["x"]) and np.array_equal(found["flags"], want["flags"])
+        return same and np.allclose(found["x"], want["x"], rtol=0, atol=1e-6)
+
+    work = Work(make_detect, {"backend": backend.name, "side": side}, {"side": 256})
+    row(bench, "detect", backend.name, work, side, agrees=agrees)
 
 
 @pytest.mark.parametrize("extractor", ["sep", "photutils"])
-def test_detect_by_others(benchmark, field, extractor):
+def test_detect_by_others(bench, extractor, side):
     """The same table, its pixels found by a peer."""
-    pytest.importorskip(extractor)
-    diff, places = field
-    run = lambda: ag.detect(diff, THRESHOLD, extractor=extractor, backend="numba")  # noqa: E731
-    found = benchmark.pedantic(run, warmup_rounds=1, rounds=3)
-    record(f"detect numba, {extractor}", benchmark, found["y"], found["x"], places)
+    if not installed(extractor, "numba"):
+        pytest.skip(f"{extractor} or numba is not installed")
+    work = Work(make_detect, {"backend": "numba", "side": side, "extractor": extractor}, {"side": 256})
+    row(bench, "detect", "numba", work, side, variant=f"pixels by {extractor}", rounds=3)
 
 
-def test_sep(benchmark, field):
-    """The peer: sep.extract on the map and its negative, no filter (it is filtered), one pixel enough."""
-    sep = pytest.importorskip("sep")
-    diff, places = field
-    maps = [np.ascontiguousarray(sign * diff.score_corr) for sign in (1, -1)]
-    run = lambda: [sep.extract(m, THRESHOLD, minarea=1, filter_kernel=None) for m in maps]  # noqa: E731
-    found = np.concatenate(benchmark.pedantic(run, warmup_rounds=1, rounds=10))
-    record("sep.extract (both signs)", benchmark, found["y"], found["x"], places)
-
-
-def test_photutils(benchmark, field):
-    """The peer: photutils.detection.find_peaks on the map and its negative, boxes of 7 px."""
-    photutils = pytest.importorskip("photutils.detection")
-    diff, places = field
-    maps = [sign * diff.score_corr for sign in (1, -1)]
-    run = lambda: [photutils.find_peaks(m, THRESHOLD, box_size=7) for m in maps]  # noqa: E731
-    tables = benchmark.pedantic(run, warmup_rounds=1, rounds=3)
-    y, x = (np.concatenate([np.asarray(t[k]) for t in tables]) for k in ("y_peak", "x_peak"))
-    record("photutils.find_peaks (both)", benchmark, y, x, places)
+@pytest.mark.parametrize("peer", sorted(PEERS))
+def test_peer(bench, peer, side):
+    """The peers themselves."""
+    pytest.importorskip(peer)
+    row(bench, "find_peaks", peer, Work(PEERS[peer], {"side": side}, {"side": 256}), side)

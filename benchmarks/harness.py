@@ -221,7 +221,7 @@ def rounded(value: Any) -> float:
 
 
 _COLUMNS = (
-    ("operation", 22, "<"), ("backend", 18, "<"), ("size", 12, "<"), ("n", 4, ">"), ("ms/image", 10, ">"),
+    ("operation", 25, "<"), ("backend", 24, "<"), ("size", 12, "<"), ("n", 4, ">"), ("ms/image", 10, ">"),
     ("IQR", 8, ">"), ("error", 9, ">"), ("B/px", 7, ">"), ("of memory", 10, ">"), ("speed against", 14, "<"),
 )  # fmt: skip
 
