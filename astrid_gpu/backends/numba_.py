@@ -169,11 +169,15 @@ class NumbaBackend(NumpyBackend):
 def _probe() -> BackendStatus:
     if util.find_spec("numba") is None:
         return BackendStatus(False, f"Numba is not installed; {_INSTALL}", {})
+    return BackendStatus(True, "Numba is installed", {"numba": _version(), "threads": str(cpu_threads())})
+
+
+@cache
+def _version() -> str:
     try:
-        found = version("numba")
+        return version("numba")
     except PackageNotFoundError:
-        found = "unknown"
-    return BackendStatus(True, "Numba is installed", {"numba": found, "threads": str(cpu_threads())})
+        return "unknown"
 
 
 def _load() -> Backend:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,8 +73,9 @@ class Problem:
         """Return the kernels of image i on a small grid; the last ones are kept."""
         i = i if len(self.kernel_params) > 1 else 0
         if self._last is None or self._last[0] != i:
-            psfs = (p[i % len(p)][None] for p in (self.psf_science, self.psf_reference))
-            self._last = i, zogy_kernels(*psfs, self.kernel_params[i : i + 1])
+            n, r = (p[i % len(p)] for p in (self.psf_science, self.psf_reference))
+            params = self.kernel_params[i]
+            self._last = i, _kernels(n.tobytes(), n.shape, r.tobytes(), r.shape, params.tobytes())
             self._stamps[i] = self._last[1].psf_stamps(self._stamp_shape())[0]
         return self._last[1]
 
@@ -118,7 +119,7 @@ class Problem:
     def fill_profiles(self) -> tuple[np.ndarray, np.ndarray]:
         """Windows that fill holes in science and reference, (1 or n, radius + 1) each, as wide as their PSFs."""
         stamps = self.psf_science, self.psf_reference
-        n, r = ([max(fwhm_of(stamp) / 2.3548, 0.7) for stamp in psf] for psf in stamps)
+        n, r = ([max(_width(stamp.tobytes(), stamp.shape) / 2.3548, 0.7) for stamp in psf] for psf in stamps)
         return fill_profiles(n, self.padded), fill_profiles(r, self.padded)
 
     @cached_property
@@ -144,6 +145,30 @@ class Problem:
         order = np.argsort(distance)
         energy = np.cumsum(stamps.reshape(len(stamps), -1)[:, order], axis=1)
         return [int(np.ceil(distance[order][np.searchsorted(e, (1 - 1e-4) * e[-1])])) for e in energy]
+
+
+# The same PSFs come again and again when images are subtracted one by one: what follows from them is kept, by value.
+
+
+@lru_cache(maxsize=32)
+def _prepared(data: bytes, shape: tuple[int, ...], dtype: str, name: str) -> np.ndarray:
+    """Return `prepare_psf` of the array with these bytes."""
+    stamps = prepare_psf(np.frombuffer(data, dtype).reshape(shape), name=name)
+    stamps.setflags(write=False)
+    return stamps
+
+
+@lru_cache(maxsize=64)
+def _width(data: bytes, shape: tuple[int, int]) -> float:
+    """Return the FWHM of the stamp with these bytes."""
+    return fwhm_of(np.frombuffer(data).reshape(shape))
+
+
+@lru_cache(maxsize=2)
+def _kernels(n: bytes, n_shape: tuple[int, int], r: bytes, r_shape: tuple[int, int], params: bytes) -> ZogyKernels:
+    """Return the kernels of the PSFs and parameters with these bytes."""
+    one, two = (np.frombuffer(data).reshape(1, *shape) for data, shape in ((n, n_shape), (r, r_shape)))
+    return zogy_kernels(one, two, np.frombuffer(params)[None])
 
 
 def check(given: dict[str, Any]) -> Problem:
@@ -192,7 +217,12 @@ def _check_psf(backend: Backend, given: dict[str, Any], which: str, n: int) -> n
     name = f"psf_{which}"
     psf = given[name]
     psf = getattr(psf, "data", psf) if not hasattr(psf, "shape") else psf  # an image.PSF brings its stamp
-    stamps = prepare_psf(backend.to_host(psf), name=name)
+    host = np.ascontiguousarray(backend.to_host(psf))
+    stamps = (
+        prepare_psf(host, name=name)
+        if host.dtype.hasobject
+        else _prepared(host.tobytes(), host.shape, host.dtype.str, name)
+    )
     if len(stamps) not in (1, n):
         msg = f"{name} holds {len(stamps)} stamps for {n} images; give one, or one per image"
         raise ShapeMismatchError(msg)
