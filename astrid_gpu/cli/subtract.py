@@ -133,7 +133,7 @@ def _tell(args: argparse.Namespace, result: Any) -> None:
     if not args.quiet:
         sys.stderr.write("".join(f"{step}\n" for step in result.difference.steps))
     if args.profile:
-        profile = result.difference.metrics["profile"]
+        profile = getattr(result, "profile", None) or result.difference.metrics["profile"]
         sys.stderr.write("".join(f"{seconds:8.3f} s  {stage}\n" for stage, seconds in profile.items()))
 
 
