@@ -1,4 +1,4 @@
-"""Numba twin of ops/peaks.py: the pass over the pixels."""
+"""Numba twin of ops/peaks.py: the pass over the pixels, in bands of rows."""
 
 from __future__ import annotations
 
@@ -6,115 +6,101 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from astrid_gpu.kernels._pool import share
 
 __all__ = ["find_peaks"]
 
-
-@nb.njit(cache=True, inline="always")
-def _lower(images, mask, i, y, x, sign, centre, before):  # noqa: ANN001, ANN202 - compiled
-    """Return 0 if the neighbour forbids a peak, 1 if it is lower, 2 if it is equal."""
-    if y < 0 or y >= images.shape[1] or x < 0 or x >= images.shape[2]:
-        return 1
-    other = sign * images[i, y, x]
-    if not np.isfinite(other) or (mask.size and mask[i % mask.shape[0], y, x] != 0) or other < centre:
-        return 1
-    if other > centre or before:
-        return 0
-    return 2
+_BAND = 64  # rows of a band
+_BLOCK = 128  # pixels that are looked at together; most blocks of a sky hold nothing
+_ROOM = 1024  # maxima of a band, unless there are more
 
 
-@nb.njit(cache=True)
-def _test(images, mask, i, y, x):  # noqa: ANN001, ANN202
-    """Return 0 if the pixel, known to be beyond the threshold, is no maximum, 1 if it is, 2 if it is a tied one."""
-    value = images[i, y, x]
-    if not np.isfinite(value) or (mask.size and mask[i % mask.shape[0], y, x] != 0):
-        return 0
-    sign = images.dtype.type(1) if value > 0 else images.dtype.type(-1)
-    return _neighbourhood(images, mask, i, y, x, sign, sign * value)
-
-
-@nb.njit(cache=True)
-def _neighbourhood(images, mask, i, y, x, sign, centre):  # noqa: ANN001, ANN202
+@nb.njit(cache=True, nogil=True)
+def _judge(image, mask, y, x, sign, centre):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+    """Return 0 if a good pixel is no maximum, 1 if it is, 2 if it is one and has an equal neighbour."""
+    ny, nx = image.shape
     result = 1
-    for dy in range(-1, 2):
-        for dx in range(-1, 2):
-            if dy == 0 and dx == 0:
+    for j in range(max(y - 1, 0), min(y + 2, ny)):
+        for i in range(max(x - 1, 0), min(x + 2, nx)):
+            other = sign * image[j, i]
+            if not other >= centre or not np.isfinite(other) or (j == y and i == x):
                 continue
-            verdict = _lower(images, mask, i, y + dy, x + dx, sign, centre, dy < 0 or (dy == 0 and dx < 0))
-            if verdict == 0:
+            if mask.size and mask[j, i] != 0:
+                continue
+            if other > centre or j < y or (j == y and i < x):
                 return 0
-            result = max(result, verdict)
+            result = 2
     return result
 
 
-@nb.njit(cache=True)
-def _scan_row(images, mask, level, both, i, y, out_x, out_value, out_tied):  # noqa: ANN001, ANN202
-    """Find the maxima of one row; write them if there is room (the first pass only counts)."""
-    row = images[i, y]
-    nx = row.size
+@nb.njit(cache=True, nogil=True)
+def _highest(bits):  # noqa: ANN001, ANN202
+    top = bits[0]
+    for k in range(bits.size):
+        top = max(top, bits[k])
+    return top
+
+
+@nb.njit(cache=True, nogil=True)
+def _furthest(bits, magnitude):  # noqa: ANN001, ANN202
+    top = bits[0] & magnitude
+    for k in range(bits.size):
+        top = max(top, bits[k] & magnitude)
+    return top
+
+
+@nb.njit(cache=True, nogil=True)
+def _scan(image, bits, mask, level, bound, magnitude, both, y0, y1, where, value, tied):  # noqa: ANN001, ANN202
+    """Find the maxima of rows y0 to y1; return how many, and write those there is room for.
+
+    `bits` are the pixels as signed integers, which have the order of the numbers where those are positive, and NaN at
+    the top: blocks that do not exceed `bound`, the bits of a level >= 0, are passed over.
+    """
     found = 0
-    one = images.dtype.type(1)
-    for x0 in range(0, nx, 64):
-        block = row[x0 : min(x0 + 64, nx)]
-        beyond = 0
-        # A sum of comparisons becomes vector code, NaN or not; most blocks of a sky hold nothing.
-        if both:
-            for k in range(block.size):
-                beyond += (block[k] > level) | (block[k] < -level)
-        else:
-            for k in range(block.size):
-                beyond += block[k] > level
-        if beyond == 0:
-            continue
-        for k in range(block.size):
-            value = block[k]
-            if not (value > level or (both and value < -level)):
+    one = image.dtype.type(1)
+    for y in range(y0, y1):
+        row = image[y]
+        for x0 in range(0, row.size, _BLOCK):
+            x1 = min(x0 + _BLOCK, row.size)
+            block = bits[y, x0:x1]
+            if (_furthest(block, magnitude) if both else _highest(block)) <= bound:
                 continue
-            if both:
-                kind = _test(images, mask, i, y, x0 + k)
-            elif not np.isfinite(value) or (mask.size and mask[i % mask.shape[0], y, x0 + k] != 0):
-                kind = 0
-            else:
-                kind = _neighbourhood(images, mask, i, y, x0 + k, one, value)
-            if kind == 0:
-                continue
-            if out_x.size:
-                out_x[found], out_value[found], out_tied[found] = x0 + k, value, kind == 2
-            found += 1
+            for x in range(x0, x1):
+                v = row[x]
+                if not (v > level or (both and v < -level)) or not np.isfinite(v) or (mask.size and mask[y, x] != 0):
+                    continue
+                sign = one if v > level else -one
+                kind = _judge(image, mask, y, x, sign, sign * v)
+                if kind == 0:
+                    continue
+                if found < value.size:
+                    where[0, found], where[1, found], value[found], tied[found] = y, x, v, kind == 2
+                found += 1
     return found
 
 
-@nb.njit(parallel=True, cache=True)
-def _count(images, mask, levels, both, counts):  # noqa: ANN001, ANN202
-    n, ny, _ = images.shape
-    for r in nb.prange(n * ny):
-        nothing = np.empty(0, np.int64)
-        counts[r] = _scan_row(
-            images, mask, levels[r // ny], both, r // ny, r % ny, nothing, np.empty(0), np.empty(0, np.bool_)
-        )
-
-
-@nb.njit(parallel=True, cache=True)
-def _collect(images, mask, levels, both, rows, first, x, value, tied):  # noqa: ANN001, ANN202
-    ny = images.shape[1]
-    for k in nb.prange(rows.size):
-        r, a, b = rows[k], first[k], first[k + 1]
-        _scan_row(images, mask, levels[r // ny], both, r // ny, r % ny, x[a:b], value[a:b], tied[a:b])
-
-
 def find_peaks(images: Any, threshold: Any, mask: Any, both: bool) -> tuple[np.ndarray, ...]:
-    """Find local maxima; contract in `astrid_gpu.ops.peaks.find_peaks`. They come in raster order.
-
-    One pass counts them by row, a second visits the few rows that have some.
-    """
-    _, ny, _ = images.shape
+    """Find local maxima; contract in `astrid_gpu.ops.peaks.find_peaks`. They come in raster order."""
+    n, ny, _ = images.shape
     levels = np.asarray(threshold).astype(images.dtype)
-    plane = np.empty((0, 0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask).view(np.uint8)
-    counts = np.zeros(images.shape[0] * ny, np.int64)
-    _count(images, plane, levels, both, counts)
-    rows = np.flatnonzero(counts)
-    first = np.concatenate([[0], np.cumsum(counts[rows])]).astype(np.int64)
-    x, value, tied = np.empty(first[-1], np.int64), np.empty(first[-1]), np.empty(first[-1], np.bool_)
-    _collect(images, plane, levels, both, rows, first, x, value, tied)
-    row = np.repeat(rows, counts[rows])
-    return row // ny, row % ny, x, value, tied
+    planes = np.empty((1, 0, 0), np.uint8) if mask is None else np.ascontiguousarray(mask).view(np.uint8)
+    integer = np.dtype(f"i{images.dtype.itemsize}").type
+    bits, magnitude = images.view(integer), np.iinfo(integer).max
+    bounds = np.where(levels >= 0, np.abs(levels).view(integer), np.iinfo(integer).min)
+    bands = -(-ny // _BAND)
+    found: list[Any] = [None] * (n * bands)
+
+    def band(task: int) -> None:
+        k, y = task // bands, _BAND * (task % bands)
+        given = images[k], bits[k], planes[k % len(planes)], levels[k], bounds[k], integer(magnitude), both
+        room = _ROOM
+        while True:
+            where, value, tied = np.empty((2, room), np.int64), np.empty(room), np.empty(room, np.bool_)
+            m = _scan(*given, y, min(y + _BAND, ny), where, value, tied)
+            if m <= room:
+                found[task] = np.full(m, k), where[0, :m], where[1, :m], value[:m], tied[:m]
+                return
+            room = m
+
+    share(band, n * bands)
+    return tuple(np.concatenate(column) for column in zip(*found, strict=True))

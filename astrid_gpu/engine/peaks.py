@@ -82,7 +82,9 @@ def find_peaks(
     _check(levels, min_separation, polarity, max_peaks)
     plane = None
     if mask is not None:
-        plane = as_plane(chosen, mask, "mask", stack.shape[0], tuple(stack.shape[1:])) != 0
+        plane = as_plane(chosen, mask, "mask", stack.shape[0], tuple(stack.shape[1:]))
+        if plane.dtype not in (np.dtype(bool), np.dtype(np.uint8)):
+            plane = plane != 0
     if polarity == "negative":
         stack = -stack
     both = polarity == "both"
