@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu._host_ops import both
 from astrid_gpu._psf_stack import build_psf
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import PSF, Image
@@ -104,12 +105,10 @@ def measure_psf_pair(
         chosen = [c[order] for c in chosen]
     else:
         chosen = [g[:max_stars] for g in good]
-    pairs = ((science, stars_science, variance_science), (reference, stars_reference, variance_reference))
-    first, second = (
-        _build(image, stars, pick, variance, size, fallback)
-        for (image, stars, variance), pick in zip(pairs, chosen, strict=True)
+    return both(
+        lambda: _build(science, stars_science, chosen[0], variance_science, size, fallback),
+        lambda: _build(reference, stars_reference, chosen[1], variance_reference, size, fallback),
     )
-    return first, second
 
 
 def _prepare(image: Any, stars: np.ndarray | None, variance: Any) -> tuple[Image, np.ndarray, Any]:
