@@ -127,27 +127,45 @@ __global__ void __launch_bounds__(256) zogy_variance(
   }
 }
 
-// out = zero + scale * raw: the integers of a FITS file, as they lie in it (big-endian with `swap`), to float; NaN where
-// raw is `blank`. Products in double: 32-bit counts keep their digits until the end.
-// raw (total) of 16 bits (decode_short) or 32 (decode_int). Launch: grid any, block 256, grid-stride.
+// out = zero + scale * raw: the integers of a FITS file, as they lie in it (big-endian with `swap`), to float. Products in
+// double: 32-bit counts keep their digits until the end. With `variance`: noise + per_count max(out, 0), the background's
+// and the photons'. With `flags`: those of `mask` (or 0) and, where raw is `blank`, `bit`; out is 0 there.
+// raw, out, variance, flags, mask (total); all but the first two may be null. Launch: grid any, block 256, grid-stride.
+// Bytes: 2 or 4 read, 4 written a pixel, 4 more with the variance.
+struct Counts {
+  float *out, *variance;
+  const unsigned char* mask;
+  unsigned char* flags;
+  double scale, zero, noise, per_count;
+  int has_blank, blank, bit;
+};
+__device__ __forceinline__ void put_count(const Counts& c, long long i, int count) {
+  const bool absent = c.has_blank && count == c.blank;
+  const double value = absent ? 0.0 : c.zero + c.scale * count;
+  c.out[i] = static_cast<float>(value);
+  if (c.variance != nullptr) c.variance[i] = static_cast<float>(c.noise + c.per_count * max(value, 0.0));
+  if (c.flags != nullptr) c.flags[i] = static_cast<unsigned char>((c.mask == nullptr ? 0 : c.mask[i]) | (absent ? c.bit : 0));
+}
 __global__ void __launch_bounds__(256) decode_short(
-    const unsigned short* __restrict__ raw, float* __restrict__ out, double scale, double zero, int has_sign, int swap,
-    int has_blank, int blank, long long total) {
+    const unsigned short* __restrict__ raw, const unsigned char* __restrict__ mask, float* __restrict__ out,
+    float* __restrict__ variance, unsigned char* __restrict__ flags, double scale, double zero, double noise,
+    double per_count, int has_sign, int swap, int has_blank, int blank, int bit, long long total) {
+  const Counts counts = {out, variance, mask, flags, scale, zero, noise, per_count, has_blank, blank, bit};
   for (long long i = grid_first(); i < total; i += grid_stride()) {
     unsigned bits = raw[i];
     if (swap) bits = (bits >> 8 | bits << 8) & 0xffffu;
-    const int count = has_sign ? static_cast<short>(bits) : static_cast<int>(bits);
-    out[i] = has_blank && count == blank ? NAN_F : static_cast<float>(zero + scale * count);
+    put_count(counts, i, has_sign ? static_cast<short>(bits) : static_cast<int>(bits));
   }
 }
 __global__ void __launch_bounds__(256) decode_int(
-    const unsigned* __restrict__ raw, float* __restrict__ out, double scale, double zero, int swap, int has_blank,
-    int blank, long long total) {
+    const unsigned* __restrict__ raw, const unsigned char* __restrict__ mask, float* __restrict__ out,
+    float* __restrict__ variance, unsigned char* __restrict__ flags, double scale, double zero, double noise,
+    double per_count, int swap, int has_blank, int blank, int bit, long long total) {
+  const Counts counts = {out, variance, mask, flags, scale, zero, noise, per_count, has_blank, blank, bit};
   for (long long i = grid_first(); i < total; i += grid_stride()) {
     unsigned bits = raw[i];
     if (swap) bits = bits >> 24 | (bits >> 8 & 0xff00u) | (bits << 8 & 0xff0000u) | bits << 24;
-    const int count = static_cast<int>(bits);
-    out[i] = has_blank && count == blank ? NAN_F : static_cast<float>(zero + scale * count);
+    put_count(counts, i, static_cast<int>(bits));
   }
 }
 

@@ -242,5 +242,25 @@ __global__ void __launch_bounds__(256) zogy_detect(
   }
 }
 
+// Science, reference and difference round the first peaks of a list, NaN beyond the image: what leaves the device
+// instead of maps. key, count as zogy_detect appends them; science, difference (n, ny, nx) of the batch that starts at
+// image first_image; reference (n, ny, nx) by reference_stride; out (most, 3, side, side).
+// Launch: grid (most, 3), block 128. Places beyond the count are left as they are.
+__global__ void __launch_bounds__(128) gather_peaks(
+    const long long* __restrict__ key, const unsigned long long* __restrict__ count, const float* __restrict__ science,
+    const float* __restrict__ reference, const float* __restrict__ difference, float* __restrict__ out, int ny, int nx,
+    int side, long long first_image, long long reference_stride) {
+  if (blockIdx.x >= *count) return;  // no barrier below
+  const long long size = static_cast<long long>(ny) * nx, which = key[blockIdx.x] / size - first_image;
+  const int pixel = static_cast<int>(key[blockIdx.x] % size), y0 = pixel / nx - side / 2, x0 = pixel % nx - side / 2;
+  const float* image = blockIdx.y == 0 ? science + which * size
+                                       : (blockIdx.y == 1 ? reference + which * reference_stride : difference + which * size);
+  float* target = out + (blockIdx.x * 3ll + blockIdx.y) * side * side;
+  for (int p = threadIdx.x; p < side * side; p += blockDim.x) {
+    const int y = y0 + p / side, x = x0 + p % side;
+    target[p] = y >= 0 && y < ny && x >= 0 && x < nx ? image[static_cast<long long>(y) * nx + x] : NAN_F;
+  }
+}
+
 }  // extern "C"
 #endif

@@ -92,6 +92,12 @@ def subtract_and_decode(backend: Any, rng: np.random.Generator) -> None:
     counts = xp.empty(1000, np.float32)
     scale = np.float64(1), np.float64(0)
     raw = rng.integers(0, 1000, 1000)
-    for name, dtype, rest in (("decode_short", np.uint16, (0, 1, 1, 3)), ("decode_int", np.uint32, (1, 1, 3))):
-        numbers = (*scale, *(np.int32(v) for v in rest), np.int64(1000))
-        ctx.kernel("zogy.cu", name)((2,), (256,), (xp.asarray(raw.astype(dtype)), counts, *numbers))
+    null = np.uintp(0)
+    for name, dtype, rest in (("decode_short", np.uint16, (0, 1, 1, 3, 1)), ("decode_int", np.uint32, (1, 1, 3, 1))):
+        numbers = (*scale, np.float64(0), np.float64(0), *(np.int32(v) for v in rest), np.int64(1000))
+        args = (xp.asarray(raw.astype(dtype)), null, counts, null, null, *numbers)
+        ctx.kernel("zogy.cu", name)((2,), (256,), args)
+    images, stamps = xp.zeros((2, 40, 43), np.float32), xp.empty((4, 3, 7, 7), np.float32)
+    sizes = (*(np.int32(v) for v in (40, 43, 7)), np.int64(0), np.int64(0))
+    found = xp.zeros(1, np.uint64)
+    ctx.kernel("zogy.cu", "gather_peaks")((4, 3), (128,), (room[0], found, images, images, images, stamps, *sizes))

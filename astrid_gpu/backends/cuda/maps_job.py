@@ -11,7 +11,7 @@ import numpy as np
 from astrid_gpu.backends.cuda.context import Context
 from astrid_gpu.flags import INVALID
 
-__all__ = ["FADE", "SHRINK", "Job", "Side", "job_of"]
+__all__ = ["FADE", "SHRINK", "Job", "Side", "job_of", "mix_table"]
 
 # As in ops.fill, which this layer may not import; the parity tests hold them equal.
 FADE, SHRINK = 0.005, 4.0
@@ -108,12 +108,6 @@ def job_of(ctx: Context, problem: Any, flags: Any, wanted: Collection[str]) -> J
     n, (py, px) = problem.n, problem.padded
     flagged = flags is not None and bool((flags & np.uint8(INVALID)).any())
     params64 = np.ascontiguousarray(problem.params, dtype=np.float64)
-    white = np.sqrt(params64[:, 0] ** 2 * params64[:, 3] ** 2 + params64[:, 1] ** 2 * params64[:, 2] ** 2)
-    flux_scale = params64[:, 2] * params64[:, 3] / white
-    table = np.zeros((n, 8))
-    table[:, :5] = params64
-    table[:, 5] = 1 / (py * px)
-    table[:, 6] = 1 / (py * px * flux_scale * problem.gain)
     names = {name for name in wanted if name != "flux"} | ({"flux", "flux_error"} if "flux" in wanted else set())
     many_flags = flagged and flags.shape[0] > 1
     sides = _side(ctx, problem, 0, n), _side(ctx, problem, 1, n)
@@ -124,7 +118,7 @@ def job_of(ctx: Context, problem: Any, flags: Any, wanted: Collection[str]) -> J
         padded=(py, px),
         sides=sides,
         flags=xp.ascontiguousarray(flags) if flagged else None,
-        params=_table(xp, table, np.float32),
+        params=_table(xp, mix_table(params64, problem.gain, (py, px)), np.float32),
         params64=_table(xp, params64, np.float64),
         gains=_table(xp, problem.gain, np.float64),
         errors=_table(xp, problem.errors, np.float32),
@@ -134,6 +128,17 @@ def job_of(ctx: Context, problem: Any, flags: Any, wanted: Collection[str]) -> J
         split=bool(np.any(problem.errors > 0)) and "score_corr" in names,
         limits=problem.fill_limits,
     )
+
+
+def mix_table(params: np.ndarray, gain: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
+    """Return the rows (n, 8) that zogy_combine takes: params, the factors of S and of D, and one that is unused."""
+    s_n, s_r, f_n, f_r = params[:, :4].T
+    flux_scale = f_n * f_r / np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2)
+    table = np.zeros((len(params), 8))
+    table[:, :5] = params
+    table[:, 5] = 1 / (padded[0] * padded[1])
+    table[:, 6] = table[:, 5] / (flux_scale * gain)
+    return table
 
 
 def _table(xp: Any, values: np.ndarray, dtype: Any) -> Any:

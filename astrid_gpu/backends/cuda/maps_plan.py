@@ -51,6 +51,9 @@ class Spec:
         Whether any pixel is flagged; if none is, flags are not read.
     inputs_first : bool
         Order the steps as inputs, transforms, outputs, so that the transforms are one block: for a graph.
+    numbers : bool
+        Make the numbers of each pair (F_S, the floor of V) with its kernels, instead of before: a stream's pairs are
+        not known before.
     outputs : int
         Number of maps written, for counting.
     """
@@ -67,6 +70,7 @@ class Spec:
     maps: frozenset[str] = frozenset({"VN", "VR"})
     flagged: bool = True
     inputs_first: bool = False
+    numbers: bool = False
     outputs: int = 4
 
     @property

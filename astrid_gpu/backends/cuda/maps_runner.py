@@ -85,6 +85,11 @@ class Runner:
     spec : Spec
     grid : (gy, gx)
         Small grid on which the score kernels have died out at the rim.
+
+    Attributes
+    ----------
+    tails : float32 array (batch,) or None
+        With ``Spec.numbers``, how far they have, for each pair of the last batch.
     """
 
     def __init__(self, ctx: Context, job: Job, spec: Spec, grid: tuple[int, int]) -> None:
@@ -108,6 +113,7 @@ class Runner:
             StampSpectrum(ctx, side, spec.padded, spec.batch, double=False) if own else None
             for side, own in zip(sides, own_psfs, strict=True)
         ]
+        self.tails = ctx.xp.empty(spec.batch, np.float32) if spec.numbers else None
         self._replay: Any = None
         self._warm = False
 
@@ -238,6 +244,7 @@ class Runner:
         """Bring what the transforms' part reads of this batch to addresses that stay."""
         part, b = self._part, self.spec.batch
         tables = {"params": part.params, "params64": part.params64}
+        tables |= {"gains": part.gains, "scales": part.scales} if self.spec.numbers else {}
         for name, side in zip(("Pn", "Pr"), part.sides, strict=True):
             tables[name] = side.stamps
         for name, values in tables.items():
@@ -277,7 +284,11 @@ class Runner:
 
     def _kernels(self, step: Step) -> None:
         stamps = tuple(self._table(n, s.stamps) for n, s in zip(("Pn", "Pr"), self._part.sides, strict=True))
-        self._small.make(stamps, self._table("params64", self._part.params64), self._count)
+        params, count = self._table("params64", self._part.params64), self._count
+        self._small.make(stamps, params, count)
+        if self.spec.numbers:
+            gains, scales = (self._table(name, getattr(self._part, name)) for name in ("gains", "scales"))
+            self._small.numbers(params, gains, scales, self.tails, count, shared=False)
 
     def _place(self, step: Step) -> None:
         which, absolute = int(step.about[1] == "r"), step.about[0] == "a"
@@ -307,8 +318,8 @@ class Runner:
         targets = [out["difference"] if difference else NULL]
         targets += [out.get(name, NULL) if not difference else NULL for name in _MAPS]
         args = [
-            *frames, NULL if part.flags is None else part.flags, part.scales, part.errors, *targets,
-            *(np.int32(value) for value in (py, px, ny, nx, INVALID)),
+            *frames, NULL if part.flags is None else part.flags, self._table("scales", part.scales), part.errors,
+            *targets, *(np.int32(value) for value in (py, px, ny, nx, INVALID)),
             np.int64(py * px if self.spec.own_variance else 0), np.int64(_stride(part.flags, ny * nx)), np.int32(3),
         ]  # fmt: skip
         name, peaks = "zogy_output", self._peaks
