@@ -174,6 +174,11 @@ class RecordingRuntime:
 
         return lambda: self.submit("graph", replay)
 
+    def synchronize(self) -> None:
+        self.note("synchronize")
+        if self.current:
+            self.current[-1].synchronize()
+
     def free_memory(self) -> int:
         return 1 << 33 if self.pool.limit == float("inf") else int(self.pool.limit - self.pool.used)
 

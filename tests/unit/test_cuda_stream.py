@@ -40,7 +40,7 @@ def exposures(n: int, dtype: str = "<u2", *, blank: int | None = None) -> list[E
 
 
 def setting(*, lazy: bool) -> tuple[Any, Any, Any]:
-    """Return a context whose streams are fake and whose arrays are no host's, and the problem of the reference on it."""
+    """Return a context with fake streams and arrays that are no host's, and the problem of the reference on it."""
     b = emu.backend(on_device=True)
     b.context = emu.DeviceContext(runtime=RecordingRuntime(lazy=lazy))
     args = given("maps", np.random.default_rng(6), n=1, shape=SHAPE)
@@ -207,7 +207,7 @@ def test_an_exposure_that_does_not_fit(frame, error, message):
 
 def test_floats_are_refused():
     ctx, checked, flags = setting(lazy=False)
-    with pytest.raises(InputError, match="a stream takes int16, uint16 or int32 pixels .* got float32"):
+    with pytest.raises(InputError, match=r"a stream takes int16, uint16 or int32 pixels .* got float32"):
         SubtractionStream(ctx, checked, flags, dtype=np.float32)
 
 

@@ -57,6 +57,9 @@ class Runtime(Protocol):
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record the launches of `work` as a graph; what is returned launches them again on the current stream."""
 
+    def synchronize(self) -> None:
+        """Wait on the host for the current stream."""
+
     def free_memory(self) -> int:
         """Return the bytes that can be allocated."""
 
@@ -119,6 +122,10 @@ class CupyRuntime:
             finally:
                 graph = stream.end_capture()
         return lambda: graph.launch(stream=cuda.get_current_stream())
+
+    def synchronize(self) -> None:
+        """Wait for the current stream."""
+        self._cupy.cuda.get_current_stream().synchronize()
 
     def free_memory(self) -> int:
         """Return the driver's count and what CuPy's pool holds unused, within the pool's limit."""

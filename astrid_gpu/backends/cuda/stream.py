@@ -2,8 +2,8 @@
 
 Three streams: one uploads, one computes, one downloads. A batch passes through one of a few slots, each with pinned
 memory, device memory and events of its own; a slot takes the next batch when what it sent down has arrived. The
-arithmetic is one stream's, because a transform's work area belongs to one; batches follow each other there without a gap
-as long as the uploads keep up.
+arithmetic is one stream's, because a transform's work area belongs to one; batches follow each other there without a
+gap as long as the uploads keep up.
 """
 
 from __future__ import annotations
@@ -174,6 +174,7 @@ class SubtractionStream:
             self._runner = Runner(ctx, base, replace(spec, batch=self.batch), grid)
             self._levels = ctx.xp.asarray(np.full(self.batch, threshold, np.float32))
             self._slots = [self._slot(base) for _ in range(slots)]
+            ctx.runtime.synchronize()  # what is shared was made on another stream than those that read it
         except Exception as exc:
             if not ctx.runtime.is_out_of_memory(exc):
                 raise
