@@ -7,6 +7,7 @@ abs(dS_corr) against float64, in sigma. Peers are measured where they are instal
 
 from __future__ import annotations
 
+import itertools
 from functools import cache
 
 import numpy as np
@@ -55,15 +56,23 @@ def exact(shape):
     return ag.zogy(*args, **keywords, backend="numpy", dtype="float64").score_corr
 
 
-def make_zogy(backend, shape, n=1):
-    """The engine on a pair (n = 1, two-dimensional) or on a stack, arrays where the backend has them."""
+def make_zogy(backend, shape, n=1, fresh=False):
+    """The engine on a pair (n = 1, two-dimensional) or on a stack, arrays where the backend has them.
+
+    `fresh`: the PSFs differ from call to call by parts in 10^12, so that nothing found out about them serves again.
+    """
     b = ag.get_backend(backend)
     args, keywords = scene(tuple(shape), n).zogy_arguments(0 if n == 1 else slice(None))
     args = (*map(b.asarray, args[:2]), *args[2:])
     keywords |= {k: b.asarray(v) for k, v in keywords.items() if k.startswith("variance")}
 
+    step = 1e-12 if fresh else 0.0
+    calls = itertools.count()
+
     def run():
-        out = ag.zogy(*args, **keywords, backend=b)
+        psf = args[2].copy()
+        psf[0, 0] += step * psf.max() * next(calls)
+        out = ag.zogy(*args[:2], psf, *args[3:], **keywords, backend=b)
         b.synchronize()
         return out
 
@@ -101,12 +110,13 @@ def test_yardstick(bench, shape):
               error=lambda out: np.abs(out[1] - exact(shape))[inner].max())  # fmt: skip
 
 
-def test_pair(bench, backend, shape):
-    """One pair alone: nothing is shared with another call but compiled code and plans."""
-    if backend.name == "numpy" and shape[0] > 2048:
+@pytest.mark.parametrize("variant", ["", "new PSFs"])
+def test_pair(bench, backend, shape, variant):
+    """One pair alone, its PSFs those of the call before (kernels made of them are kept) or new ones."""
+    if backend.name == "numpy" and (shape[0] > 2048 or variant):
         pytest.skip("the reference is here to be right")
-    work = Work(make_zogy, {"backend": backend.name, "shape": shape}, SMALL)
-    bench.row("zogy pair", backend.name, work=work, **common(shape), error=off(backend, shape),
+    work = Work(make_zogy, {"backend": backend.name, "shape": shape, "fresh": bool(variant)}, SMALL)
+    bench.row("zogy pair", backend.name, work=work, **common(shape), variant=variant, error=off(backend, shape),
               rivals={"yardstick": make_yardstick(shape)})  # fmt: skip
 
 
