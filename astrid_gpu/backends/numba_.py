@@ -165,6 +165,26 @@ class NumbaBackend(NumpyBackend):
     float_dtype = np.dtype(np.float32)
     ops: Mapping[str, Callable[..., Any]] = _LazyOps()
 
+    def asarray(self, array: Any, dtype: Any = None) -> np.ndarray:
+        """Return a NumPy array in native byte order, without a copy where none is needed.
+
+        Of an array that cannot be written (a memory map, a frame out of a FITS file) the result is a view that says
+        it can: Numba would compile every kernel once more for it. Nothing writes to its input.
+        """
+        native = super().asarray(array, dtype)
+        if native.flags.writeable or not native.flags.c_contiguous:
+            return native
+        return np.asarray(_Readable(native))
+
+
+class _Readable:
+    """An array as the array interface describes it, less that it cannot be written."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array  # owns the memory
+        interface = array.__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
 
 def _probe() -> BackendStatus:
     if util.find_spec("numba") is None:

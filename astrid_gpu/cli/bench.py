@@ -22,7 +22,10 @@ def run(args: argparse.Namespace) -> int:
     """Measure; return 1 if a result is wrong by more than its tolerance."""
     from astrid_gpu.run.bench import describe_machine, format_table, run_bench
 
-    progress = None if args.quiet else lambda text: sys.stderr.write(f"{text}\n")
+    def progress(text: str) -> None:
+        if not args.quiet:
+            sys.stderr.write(f"{text}\n")
+
     sizes = {} if args.side is None else {"sizes": tuple(args.side)}
     rows = run_bench(backend=args.backend, quick=args.quick, progress=progress, **sizes)
     text = json.dumps({"machine": describe_machine(), "rows": rows}) if args.json else format_table(rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import util
 from typing import Any
 
@@ -101,9 +102,9 @@ def warmup(backend: str = "auto", *, progress: Callable[[str], None] | None = No
 def _calls(b: Backend) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield what to call, with a name."""
     for dtype in (np.float32, np.float64):
-        yield f"{np.dtype(dtype).name} arrays", lambda dtype=dtype: _arrays(b, dtype)
+        yield f"{np.dtype(dtype).name} arrays", partial(_arrays, b, dtype)
     if not b.is_gpu and util.find_spec("astropy") is not None:
-        yield "exposures", lambda: _exposures(b)
+        yield "exposures", partial(_exposures, b)
 
 
 def _arrays(b: Backend, dtype: Any) -> None:

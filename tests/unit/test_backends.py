@@ -73,6 +73,10 @@ def test_asarray_copies_nothing_that_fits(rng):
         b = ag.get_backend(name)
         image = rng.normal(size=(4, 4))
         assert np.shares_memory(b.asarray(image), image)
+        image.flags.writeable = False
+        assert np.shares_memory(b.asarray(image), image)
+        np.testing.assert_array_equal(b.asarray(image), image)
+        assert not image.flags.writeable
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (15, 21), (24, 9)])
