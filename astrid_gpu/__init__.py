@@ -35,6 +35,7 @@ _PUBLIC = {
     "read_image": "astrid_gpu.io",
     "read_psfex": "astrid_gpu.io",
     "register_backend": "astrid_gpu.backends",
+    "resample": "astrid_gpu.engine.resample",
     "subtract": "astrid_gpu.subtract",
     "subtract_stack": "astrid_gpu.subtract_stack",
     "write_dataset": "astrid_gpu.dataset",
