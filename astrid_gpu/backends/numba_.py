@@ -37,6 +37,8 @@ _OPS = {
     "mesh_statistics": "background_numba",
     "mesh_interpolate": "background_numba",
     "convolve": "convolve_numba",
+    "convolve_separable": "convolve_numba",
+    "convolve_fft": "convolve_numba",
     "find_peaks": "peaks_numba",
     "measure_moments": "moments_numba",
     "gather_stamps": "stamps_numba",

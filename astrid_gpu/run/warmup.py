@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import util
 from typing import Any
@@ -17,7 +17,9 @@ from astrid_gpu.detect import detect
 from astrid_gpu.engine.background import estimate_background
 from astrid_gpu.engine.convolve import convolve
 from astrid_gpu.engine.peaks import find_peaks
+from astrid_gpu.engine.resample import resample
 from astrid_gpu.engine.zogy import zogy
+from astrid_gpu.ops.psf_stamps import moffat_stamp
 from astrid_gpu.run.scenes import subtraction_scene
 from astrid_gpu.subtract import subtract
 
@@ -118,21 +120,27 @@ def _arrays(b: Backend, dtype: Any) -> None:
     mask = b.asarray(mask)
     scores = zogy(science, reference, *args[2:], **keywords | variances, mask=mask, backend=b).score_corr
     zogy(science[0], reference, *args[2:], outputs=_OUTPUTS, backend=b)
-    for kernel in (3, 15):
-        convolve(science, np.outer(*np.ones((2, kernel))) + np.eye(kernel), backend=b)
+    zogy(science[0], reference, *args[2:], outputs=_OUTPUTS, backend=b, dtype=dtype)
+    wide = moffat_stamp(18.0, 3.0, 101)  # its kernels reach too far for tiles
+    zogy(science, reference, wide, wide, *args[4:], **keywords | variances, mask=mask, backend=b)
+    for kernel in (np.ones((5, 5)), np.ones((5, 5)) + np.eye(5), args[2]):
+        convolve(science, kernel, backend=b)
     for image in (science[0], science):
         for bad in (None, mask):
             estimate_background(image, mask=bad, backend=b)
             for polarity in ("positive", "both"):
                 find_peaks(image, 50.0, polarity=polarity, mask=bad, backend=b)
     find_peaks(scores, 5.0, min_separation=3, backend=b)
+    places = [b.asarray(axis, np.float64) for axis in np.mgrid[0.0:_SIDE, 0.0:_SIDE] + 0.25]
+    for method in ("lanczos3", "quintic", "cubic", "bilinear", "nearest"):
+        resample(science, *places, kernel=method, backend=b)
 
 
 def _exposures(b: Backend) -> None:
     """Take a pair of exposures through every stage, in both types of image."""
-    from astrid_gpu.simulate import pair
+    from astrid_gpu.simulate import SCIENCE, pair
 
-    field = pair(seed=1, shape=(_SIDE, _SIDE))
+    field = pair(seed=1, shape=(_SIDE, _SIDE), science=replace(SCIENCE, dither=(2.3, -1.6)))
     for dtype in (np.float32, np.float64):
         science, reference = (im.with_(data=im.data.astype(dtype)) for im in (field.science, field.reference))
         diff = subtract(science, reference, backend=b)
