@@ -1,9 +1,14 @@
 """Time of every fused operation and of whole subtractions on one backend, beside the floor that memory sets.
 
-``python -m benchmarks.device [--backend cupy] [--images 8] [--side 2048] [--json FILE]`` needs numpy and scipy, and
+``python -m benchmarks.device [--backend cupy] [--images 16] [--side 2048] [--json FILE]`` needs numpy and scipy, and
 cupy or numba for those backends. Each row has the median and least time, the bytes that must move (each input read
-once, each output written once), the share of the measured copy speed this is, and the largest error against the
-float64 reference relative to the largest value. ``--once OPERATION`` runs one operation a few times, for a profiler.
+once, each output written once), the share of the measured copy speed this is, the time it should take where the project
+has set one, and the largest error against the float64 reference relative to the largest value (of S_corr: in sigma). A
+row whose error is beyond its tolerance says FAILED, and the run ends with 1.
+
+On a CUDA backend follow the fused subtraction with its batches of 1 to 16, its steps one by one, exposures streamed
+from pinned memory, and what all this makes for a night of a survey. ``--once OPERATION`` runs one operation a few
+times, for a profiler. ``--dry-run`` runs all of it on the CPU emulator with tiny frames: its times mean nothing.
 """
 
 from __future__ import annotations
@@ -38,6 +43,11 @@ REFERENCES = {
 }
 
 
+# Microseconds an image of 2048 x 2048 may take on an H200; None: no goal was set.
+GOALS = {"mesh_statistics": 12.0, "find_peaks": 8.0}
+TOLERANCES = {"find_peaks": 0.0, "gather_stamps": 0.0, "convolve": 1e-5, "mesh_statistics": 1e-5}  # others: 1e-4
+
+
 @dataclass(frozen=True)
 class Row:
     """One measurement; times in milliseconds, rates in GB/s."""
@@ -51,6 +61,8 @@ class Row:
     rate: float
     share_of_copy: float
     error: float | None
+    goal_us: float | None = None  # an image of 2048 x 2048 on an H200
+    failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,12 +96,12 @@ def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
         errors = np.repeat([[0.1, 0.2, 0.01]], n, axis=0)
         variance = np.abs(images()) + 1
         outputs = {"score", "score_corr", "flux", "flux_error"}
-        args = (images(), images(), variance, scales, errors, (side - 30, side - 30), outputs)
+        args = (images(), images(), variance, scales, errors, (side - min(30, side // 4),) * 2, outputs)
         return Problem(args, (0, 1, 2), 4 * pixels * 7 * n * mega)
 
     def fill_masked() -> Problem:
         bad = (rng.random((1, side, side)) < 1e-3).astype(np.uint8)
-        bad[:, -30:] = bad[:, :, -30:] = 1
+        bad[:, -min(30, side // 4) :] = bad[:, :, -min(30, side // 4) :] = 1
         args = (images(), bad, fill.fill_profiles([1.7], (side, side)))
         return Problem(args, (0, 1), pixels * (8 * n + 1) * mega)
 
@@ -109,8 +121,8 @@ def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
         return Problem((images(), np.full(n, 4.0), None, False), (0,), 4 * pixels * n * mega)
 
     def windows() -> tuple[np.ndarray, ...]:
-        m = 1000 * n
-        return rng.integers(0, n, m), *(rng.uniform(20, side - 20, (2, m)))
+        m, rim = min(1000, side**2 // 64) * n, min(20, side // 4)
+        return rng.integers(0, n, m), *(rng.uniform(rim, side - rim, (2, m)))
 
     def measure_moments() -> Problem:
         image, y, x = windows()
@@ -181,13 +193,13 @@ def _relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def times_of(backend: Any, call: Callable[[], Any], seconds: float) -> np.ndarray:
-    """Return times in milliseconds: CUDA events on a device, the clock elsewhere. Two warm-up calls."""
-    for _ in range(2):
+    """Return times in milliseconds, by CUDA events on a device; two warm-up calls, one if there is no time."""
+    for _ in range(2 if seconds else 1):
         call()
     backend.synchronize()
     found: list[float] = []
     stop = time.perf_counter() + seconds
-    while len(found) < 3 or (time.perf_counter() < stop and len(found) < 100):
+    while len(found) < (3 if seconds else 1) or (time.perf_counter() < stop and len(found) < 100):
         found.append(_one_time(backend, call))
     return np.array(found)
 
@@ -218,19 +230,14 @@ def copy_rate(backend: Any, megabytes: int, seconds: float) -> float:
     return 2 * megabytes / float(np.median(times_of(backend, copy, seconds)))
 
 
-def psf(sigma: float) -> np.ndarray:
-    """Return a Gaussian stamp."""
-    grid = np.arange(-12, 13)
-    stamp = np.exp(-(grid[:, None] ** 2 + grid**2) / (2 * sigma**2))
-    return stamp / stamp.sum()
-
-
 def subtraction(backend: Any, n: int, side: int, outputs: tuple[str, ...]) -> Callable[[], Any]:
     """Return a call of the whole of zogy(): n science images already on the device, one shared reference."""
     rng = np.random.default_rng(8)
     science = backend.asarray(5 * rng.standard_normal((n, side, side), dtype=np.float32))
     reference = backend.asarray(2 * rng.standard_normal((1, side, side), dtype=np.float32))
-    return lambda: ag.zogy(science, reference, psf(2.0), psf(1.6), 5.0, 2.0, outputs=outputs, backend=backend)
+    grid = np.arange(-12, 13)
+    stamps = [np.exp(-(grid[:, None] ** 2 + grid**2) / (2 * sigma**2)) for sigma in (2.0, 1.6)]
+    return lambda: ag.zogy(science, reference, *stamps, 5.0, 2.0, outputs=outputs, backend=backend)
 
 
 def transforms(backend: Any, n: int, side: int) -> dict[str, Callable[[], Any]]:
@@ -240,20 +247,26 @@ def transforms(backend: Any, n: int, side: int) -> dict[str, Callable[[], Any]]:
     return {"rfft2": lambda: backend.rfft2(image), "irfft2": lambda: backend.irfft2(spectrum, (side, side))}
 
 
-def measure(backend: Any, n: int, side: int, seconds: float) -> list[Row]:
-    """Measure everything; prints rows as they come."""
+def measure(backend: Any, n: int, side: int, seconds: float) -> tuple[list[Row], float]:
+    """Measure the operations and the engine; prints rows as they come. Returns them and the copy speed."""
     ceiling = copy_rate(backend, 4 * n * side * side // 1_000_000 + 1, seconds)
     print(f"copy: {ceiling:.0f} GB/s, read and write")
-    print(f"{'':24}{'images':>7}{'median ms':>11}{'min ms':>9}{'GB/s':>8}{'of copy':>9}{'error':>9}")
+    print(f"{'':24}{'images':>7}{'median ms':>11}{'min ms':>9}{'GB/s':>8}{'of copy':>9}{'us an image':>13}{'error':>9}")
     rows: list[Row] = []
 
     def add(name: str, count: int, call: Callable[[], Any], megabytes: float, error: float | None) -> None:
+        failed = error is not None and not error <= TOLERANCES.get(name, 1e-4)
         t = times_of(backend, call, seconds)
-        rate = megabytes / float(np.median(t))
-        row = Row(name, count, side, float(np.median(t)), float(t.min()), megabytes, rate, rate / ceiling, error)
-        rows.append(row)
-        shown = f"{row.median_ms:11.3f}{row.min_ms:9.3f}{rate:8.0f}{rate / ceiling:9.0%}"
-        print(f"{name:24}{count:7}{shown}" + (f"{error:9.1e}" if error is not None else ""), flush=True)
+        median = float(np.median(t))
+        rate, goal = megabytes / median, GOALS.get(name)
+        rows.append(
+            Row(name, count, side, median, float(t.min()), megabytes, rate, rate / ceiling, error, goal, failed)
+        )
+        each = 1e3 * median / count
+        shown = f"{median:11.3f}{t.min():9.3f}{rate:8.0f}{rate / ceiling:9.0%}{each:13.1f}"
+        shown = "FAILED".rjust(50) if failed else shown
+        told = f"{error:9.1e}" if error is not None else "".rjust(9)
+        print(f"{name:24}{count:7}{shown}{told}" + (f"  goal {goal:g} us" if goal else ""), flush=True)
 
     for name, make in problems(n, side).items():
         problem = make()
@@ -265,7 +278,65 @@ def measure(backend: Any, n: int, side: int, seconds: float) -> list[Row]:
             name = "zogy: " + {1: "D", 2: "D + S", 3: "D + S_corr + flux"}[len(outputs)]
             least = 4e-6 * side * side * (count * (1 + len(outputs)) + 1)
             add(name, count, subtraction(backend, count, side, outputs), least, None)
-    return rows
+    return rows, ceiling
+
+
+def fused(backend: Any, rows: list[Row], ceiling: float, given: Any) -> dict[str, Any]:
+    """Measure the fused subtraction; its rows go to `rows`, the rest is returned for the record."""
+    from benchmarks import device_maps as maps
+
+    found: dict[str, Any] = {"copy_gb_s": ceiling, "fused": []}
+    shapes = [(given.side, given.images), *(((44, 1),) if given.dry_run else ((3080, 8), (4096, 4)))]
+    for kind, (per_frame, goal) in maps.MODELS.items():
+        error = maps.error_of_maps(backend, kind, 40 if given.dry_run else 256)
+        for side, n in shapes:
+            shape = (side, side) if side != 3080 else (3080, 3072)
+            call, runner = maps.resident(backend, kind, shape, n, min(n, given.chunk), graph=False)
+            t = times_of(backend, call, given.seconds)
+            own = maps.result(float(np.median(t)), n, runner, kind, ceiling)
+            megabytes = per_frame * 4e-6 * shape[0] * shape[1] * n
+            failed, rate = not error <= maps.TOLERANCE, megabytes / float(np.median(t))
+            goal_us = 2 * goal * shape[0] * shape[1] / 2048**2
+            name = f"zogy: D + S_corr + flux, fused, {kind}"
+            rows.append(
+                Row(
+                    name,
+                    n,
+                    side,
+                    float(np.median(t)),
+                    float(t.min()),
+                    megabytes,
+                    rate,
+                    rate / ceiling,
+                    error,
+                    goal_us,
+                    failed,
+                )
+            )
+            found["fused"].append({"kind": kind, "shape": shape, "images": n, "error": error, "failed": failed} | own)
+            told = "FAILED" if failed else f"{own['us_a_pair']:.1f} us a pair, {own['times_floor']:.2f} x the floor"
+            print(f"{name:38}{side:6}{told:>40}{error:9.1e}", flush=True)
+            del call, runner
+            backend.context.plans.clear()
+            backend.context.runtime.release()
+    print("batches:")
+    found["chunks"] = maps.chunk_scan(backend, times_of, given.side, given.images, ceiling, given.seconds)
+    print("steps of a batch:")
+    found["steps"] = maps.steps(backend, times_of, given.side, min(4, given.images), ceiling, given.seconds / 4)
+    found["streaming"] = [
+        maps.streaming(backend, given.side, 6 if given.dry_run else 128, batch, graph=graph)
+        for batch, graph in ((2, False), (4, False), (4, True))
+    ]
+    for row in found["streaming"]:
+        print(f"stream, batch {row['batch']}, graph {row['graph']}: {row['stream_us']:.0f} us an exposure, bus "
+              f"{row['bus_us']:.0f}, work {row['work_us']:.0f}, busy {row['busy']:.0%}", flush=True)  # fmt: skip
+    print("surveys:")
+    chunk = (
+        (lambda shape: 2) if given.dry_run else (lambda shape: max(1, given.chunk * 2048**2 // (shape[0] * shape[1])))
+    )
+    shrink = 40 if given.dry_run else 1
+    found["surveys"] = maps.surveys(backend, times_of, chunk, ceiling, given.seconds, shrink)
+    return found
 
 
 def machine(backend: Any) -> dict[str, Any]:
@@ -275,7 +346,7 @@ def machine(backend: Any) -> dict[str, Any]:
     reference = head.parent / commit.removeprefix("ref: ")
     return {
         "backend": backend.name,
-        "details": dict(ag.backends.backend_status()[backend.name].details),
+        "details": dict(ag.backends.backend_status()[backend.name].details) if backend.name != "emu" else {},
         "platform": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -284,29 +355,55 @@ def machine(backend: Any) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Parse, measure, write."""
+def main() -> int:
+    """Parse, measure, write; 1 if a result was wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="cupy")
-    parser.add_argument("--images", type=int, default=8)
+    parser.add_argument("--images", type=int, default=16)
     parser.add_argument("--side", type=int, default=2048)
+    parser.add_argument("--chunk", type=int, default=4, help="pairs of 2048 x 2048 at a time")
     parser.add_argument("--seconds", type=float, default=0.5, help="time spent on each row")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--once", choices=sorted(REFERENCES), help="run one operation three times and stop")
+    parser.add_argument("--once", choices=[*sorted(REFERENCES), "zogy_maps"], help="run one operation and stop")
+    parser.add_argument("--dry-run", action="store_true", help="on the CPU emulator, with tiny frames")
     given = parser.parse_args()
-    backend = ag.get_backend(given.backend)
+    if given.dry_run:
+        given.images, given.side, given.chunk, given.seconds = 2, 40, 2, 0.0
+    backend = _emulator() if given.dry_run else ag.get_backend(given.backend)
     if given.once:
-        call = bind(backend, given.once, problems(given.images, given.side)[given.once]())
-        for _ in range(3):
-            call()
-        backend.synchronize()
-        return
-    rows = measure(backend, given.images, given.side, given.seconds)
+        _once(backend, given)
+        return 0
+    rows, ceiling = measure(backend, given.images, given.side, given.seconds)
+    extra = fused(backend, rows, ceiling, given) if hasattr(backend, "context") else {}
+    record = {"machine": machine(backend), "arguments": vars(given) | {"json": str(given.json)}}
+    record |= {"rows": [asdict(row) for row in rows], **extra}
     if given.json:
-        record = {"machine": machine(backend), "arguments": vars(given) | {"json": str(given.json)}}
-        record["rows"] = [asdict(row) for row in rows]
         given.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    wrong = [row.name for row in rows if row.failed]
+    print(f"FAILED: {', '.join(wrong)}" if wrong else f"{len(rows)} rows, no error beyond its tolerance")
+    return int(bool(wrong))
+
+
+def _emulator() -> Any:
+    """Return the tests' emulator: CUDA kernels on the CPU."""
+    from tests.cuda_host import emu
+
+    return emu.EmulatedBackend()
+
+
+def _once(backend: Any, given: Any) -> None:
+    """Run one operation three times."""
+    if given.once == "zogy_maps":
+        from benchmarks import device_maps
+
+        side, chunk = given.side, given.chunk
+        call, _ = device_maps.resident(backend, "maps", (side, side), chunk, chunk, graph=False)
+    else:
+        call = bind(backend, given.once, problems(given.images, given.side)[given.once]())
+    for _ in range(3):
+        call()
+    backend.synchronize()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -14,6 +14,7 @@ import numpy as np
 from tests.cuda_host import build as host
 from tests.cuda_host import emu
 from tests.cuda_host.cases import CASES
+from tests.cuda_host.problems import subtract_and_decode
 
 
 def main(names: list[str]) -> None:
@@ -22,6 +23,9 @@ def main(names: list[str]) -> None:
     for name in names or list(CASES):
         ops[name](*CASES[name](np.random.default_rng(1), np.float32))
         print(name, flush=True)
+    if not names:
+        subtract_and_decode(emu.EmulatedBackend(seed=2, flags=host.ASAN), np.random.default_rng(2))
+        print("zogy_maps", flush=True)
 
 
 if __name__ == "__main__":
