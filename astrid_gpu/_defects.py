@@ -77,7 +77,7 @@ def fill(plane: np.ndarray, bad: np.ndarray, reach: int = 3) -> np.ndarray:
     array, shape (ny, nx), of the type of `plane` if that is one of reals, else float64
         0 everywhere if there is no good pixel. Cost: (2 reach + 1)^2 operations a bad pixel.
     """
-    from scipy import ndimage
+    from scipy.spatial import cKDTree
 
     kind = plane.dtype if plane.dtype.kind == "f" else np.dtype(np.float64)
     filled = np.where(bad, kind.type(0), plane.astype(kind, copy=False))
@@ -93,8 +93,10 @@ def fill(plane: np.ndarray, bad: np.ndarray, reach: int = 3) -> np.ndarray:
             total += w * values[rows + j, columns + i]
     lonely = weight == 0
     if lonely.any() and not lonely.all():
-        nearest = ndimage.distance_transform_edt(bad, return_distances=False, return_indices=True)
-        total[lonely] = filled[tuple(nearest)][rows[lonely], columns[lonely]]
+        # The nearest good pixel of a bad one is on the rim of its hole.
+        rim = np.argwhere(host_op("dilate", dilate)(bad, 1) & ~bad)
+        _, nearest = cKDTree(rim).query(np.column_stack([rows[lonely], columns[lonely]]))
+        total[lonely] = filled[tuple(rim[nearest].T)]
     filled[rows, columns] = total / np.where(lonely, 1.0, weight)
     return filled
 

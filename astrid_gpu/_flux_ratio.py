@@ -9,6 +9,7 @@ import numpy as np
 
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import PSF, Image
+from astrid_gpu.kernels._pool import share
 from astrid_gpu.ops.flux import LineFit, MatchedSamples, fit_line, matched_samples, matched_values, robust_mean
 from astrid_gpu.ops.noise import clipped_statistics, median_sigma
 from astrid_gpu.results import Step
@@ -132,7 +133,7 @@ def flux_ratio(
 
 
 class _Pair:
-    """The arrays of a pair, in float64 and with holes made harmless."""
+    """The arrays of a pair; the pixels in `bad` may hold anything."""
 
     def __init__(
         self, science: Image, reference: Image, psf_n: PSF, psf_r: PSF, var_n: Any, var_r: Any, bad: np.ndarray
@@ -140,7 +141,7 @@ class _Pair:
         self.names = f"{science.name} / {reference.name}"
         self.bad = bad
         self.grid: tuple[np.ndarray, np.ndarray] | None = None
-        self.n, self.r = (np.where(bad, 0.0, im.data.astype(np.float64)) for im in (science, reference))
+        self.n, self.r = science.data, reference.data
         self.psf_n, self.psf_r = (np.asarray(p.data, float) for p in (psf_n, psf_r))
         self.fwhm = float(np.nanmax([psf_n.fwhm, psf_r.fwhm, 1.5]))
         self.var_n, self.var_r = _variance(self.n, var_n, bad, science), _variance(self.r, var_r, bad, reference)
@@ -164,7 +165,13 @@ class _Pair:
         step = max(int(np.ceil(1.8 * self.fwhm)), int(np.ceil(np.sqrt(ny * nx / 4000))))
         rows, columns = np.arange(step // 2, ny, step), np.arange(step // 2, nx, step)
         y, x = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
-        parts = [self._values(y[i : i + 500], x[i : i + 500]) for i in range(0, len(y), 500)]
+        starts = range(0, len(y), 500)
+        parts: list[Any] = [None] * len(starts)
+
+        def measure(k: int) -> None:
+            parts[k] = self._values(y[starts[k] : starts[k] + 500], x[starts[k] : starts[k] + 500])
+
+        share(measure, len(starts))
         return tuple(np.concatenate([p[k] for p in parts]) for k in range(2))  # type: ignore[return-value]
 
     def _values(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,9 +192,9 @@ def _variance(data: np.ndarray, variance: Any, bad: np.ndarray, image: Image) ->
     """Return a variance map that is finite and positive."""
     given = image.variance if variance is None else variance
     if given is None:
-        _, sigma, _ = clipped_statistics(data[~bad])
+        _, sigma, _ = clipped_statistics(data[~bad].astype(float))
         given = sigma**2
-    plane = np.broadcast_to(np.asarray(given, dtype=float), data.shape)
+    plane = np.broadcast_to(np.asarray(given), data.shape)
     usable = np.isfinite(plane) & (plane > 0)
     if not usable.any():
         msg = f"{image.name}: the variance has no positive, finite value"
@@ -220,7 +227,8 @@ def _bright_pixels(pair: _Pair, max_places: int) -> tuple[np.ndarray, np.ndarray
 
     width = pair.fwhm / 2.3548
     total = np.zeros(pair.n.shape)
-    for data, variance in ((pair.n, pair.var_n), (pair.r, pair.var_r)):
+    for image, variance in ((pair.n, pair.var_n), (pair.r, pair.var_r)):
+        data = np.where(pair.bad, 0.0, image.astype(np.float64))
         noise = np.sqrt(gaussian_filter(variance, width) / (4 * np.pi * width**2))
         total += np.minimum(gaussian_filter(data, width) / noise, 1e4)
     side = 2 * max(1, round(0.5 * pair.fwhm)) + 1

@@ -12,7 +12,7 @@ from astrid_gpu.ops import noise as noise_ops
 from astrid_gpu.ops.noise import clipped_statistics, lower_sigma, pixel_sigma
 from astrid_gpu.results import Background, Step
 
-__all__ = ["median_of", "noise_variance", "sky_sigma", "source_pixels"]
+__all__ = ["dilated", "median_of", "noise_variance", "sky_sigma", "source_pixels"]
 
 _WINGS = ((30.0, 2.0), (200.0, 3.0), (1000.0, 5.0), (5000.0, 8.0))  # peak in noise of the smoothed image; FWHM
 
@@ -101,7 +101,7 @@ def _background_sigma(image: Image, bad: np.ndarray, rms: np.ndarray, gain: floa
     """Return the background noise of a pixel and which measurement it is."""
     measured = median_of(rms, bad)
     bright = np.where(bad, False, image.data > 3.0 * rms)
-    white = pixel_sigma(image.data, bad | _dilate(bright, 1))
+    white = pixel_sigma(image.data, bad | dilated(bright, 1))
     if not np.isfinite(white):
         white = pixel_sigma(image.data, bad)
     if gain is not None and image.background_level > 0 and np.isfinite(white):
@@ -134,12 +134,12 @@ def source_pixels(signal: np.ndarray, rms: np.ndarray, bad: np.ndarray, fwhm: fl
     np.maximum.at(peak, number, smooth.ravel()[places])
     real = (area >= 3) & (peak > 4.0 * noise)
     core = _marked(above.shape, places[real[number]])
-    grown = _dilate(core, max(2, round(fwhm)))
+    grown = dilated(core, max(2, round(fwhm)))
     # Wings of brighter objects reach further; in a crowd they cannot all be masked.
     for brightness, reach in _WINGS:
         bright = (peak > brightness * noise) & real
         if bright.any():
-            wider = grown | _dilate(_marked(above.shape, places[bright[number]]), round(reach * fwhm))
+            wider = grown | dilated(_marked(above.shape, places[bright[number]]), round(reach * fwhm))
         else:
             wider = grown
         if _share(wider | bad) > 0.5:
@@ -155,7 +155,8 @@ def _marked(shape: tuple[int, ...], places: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
+def dilated(mask: np.ndarray, radius: int) -> np.ndarray:
+    """Return a mask grown into squares of side 2 `radius` + 1."""
     return host_op("dilate", mask_ops.dilate)(mask, radius)
 
 

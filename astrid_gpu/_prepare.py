@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
+from astrid_gpu._host_ops import both
+from astrid_gpu._noise import median_of
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends import get_backend
 from astrid_gpu.calibrate import noise_variance, residual_background, saturation_mask, subtract_background
@@ -145,23 +147,34 @@ class PairPreparer:
         profile: dict[str, float] = {}
         given = _read_given(self.given, science.shape)
         with timed(profile, "background and noise"):
-            if self._reference is None:
-                self._reference = _own_stages(self.reference, self.config, self.given.sigma_reference, "reference")
-            sci = _own_stages(science, self.config, self.given.sigma_science, "science")
-        ref = self._reference
+            sci, ref = self._alone(science)
         with timed(profile, "alignment"):
             sci, aligned, sigma_r, moved = _to_one_grid(sci, ref, self.config)
         steps = [*sci.steps, *ref.steps, *moved]
-        with timed(profile, "stars and PSFs"):
-            stars = [
-                find_stars(image, background_rms=sigma)
-                for image, sigma in ((sci.image, sci.sigma), (aligned.image, sigma_r))
-            ]
+        with timed(profile, "stars"):
+            here, there = (sci.image, sci.sigma), (aligned.image, sigma_r)
+            stars = list(both(lambda: _stars(*here), lambda: _stars(*there)))
+        with timed(profile, "PSFs"):
             psfs, psf_steps = _psfs(sci.image, aligned.image, stars, given, self.config)
         with timed(profile, "flux ratio and registration"):
             sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, stars)
         steps += [*psf_steps, *matched.steps]
         return self._pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
+
+    def _alone(self, science: Image) -> tuple[_Exposure, _Exposure]:
+        """Run the stages that need one image only, of both at once; the reference's the first time."""
+
+        def own(image: Image, sigma: float | None, role: str) -> _Exposure:
+            return _own_stages(image, self.config, sigma, role)
+
+        sigmas = self.given.sigma_science, self.given.sigma_reference
+        if self._reference is not None:
+            return own(science, sigmas[0], "science"), self._reference
+        ref, sci = both(
+            lambda: own(self.reference, sigmas[1], "reference"), lambda: own(science, sigmas[0], "science")
+        )
+        self._reference = ref
+        return sci, ref
 
     def _match(
         self, sci: _Exposure, aligned: Aligned, sigma_r: float, psfs: tuple[PSF, PSF], stars: list[np.ndarray]
@@ -218,7 +231,7 @@ class PairPreparer:
             "sigma_science": float(sci.sigma),
             "sigma_reference": float(sigma_r),
             "noise_factor": float(matched.factor),
-            "overlap": float(np.mean(aligned.footprint)),
+            "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
         return Pair(
@@ -248,16 +261,22 @@ class PairPreparer:
         )
 
 
+def _stars(image: Image, sigma: float) -> np.ndarray:
+    """Find the stars of an image whose saturated pixels are marked."""
+    saturated = np.zeros(image.shape, bool) if image.mask is None else (image.mask & _SATURATED) != 0
+    return find_stars(image, background_rms=sigma, saturated=saturated)
+
+
 def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: str) -> _Exposure:
     """Mask saturation, subtract the background, build the variance: all that needs one image only."""
-    usable = float(np.mean(~image.bad))
-    if usable == 0:
+    finite = np.isfinite(image.data)
+    if not (finite.any() if image.mask is None else (finite & (image.mask == 0)).any()):
         msg = f"{image.name}: the {role} image has no usable pixel: all are masked, NaN or infinite"
         raise InputError(msg)
     saturated, step = saturation_mask(image)
     mask = (image.mask != 0).astype(np.uint8) if image.mask is not None else np.zeros(image.shape, np.uint8)
-    mask[saturated & np.isfinite(image.data)] |= _SATURATED
-    mask[~np.isfinite(image.data)] |= 1
+    mask[saturated & finite] |= _SATURATED
+    mask[~finite] |= 1
     image = image.with_(mask=mask)
     steps = [Step(step.stage, f"{role}: {step.text}", step.values)]
     if image.variance is not None:
@@ -284,7 +303,7 @@ def _own_stages(image: Image, config: SubtractConfig, sigma: float | None, role:
 
 def _sky_step(name: str, level: np.ndarray, how: str, *, taken: bool) -> Step:
     """Tell what sky was left in the difference, and whether it was taken off."""
-    middle = float(np.median(level))
+    middle = median_of(level, np.zeros(level.shape, bool))
     text = f"{name}: {middle:+.4g} a pixel left in the difference, {'taken off' if taken else 'left, as asked'} ({how})"
     return Step("background", text, {"offset": middle})
 
@@ -321,14 +340,14 @@ def _flat_background(image: Image) -> Background:
 def _scaled_sigma(ref: _Exposure, aligned: Aligned) -> float:
     """Return an image's sigma on the new grid: it scales as its variance did, not as resampling smooths."""
     before, after = ref.image.known_variance, aligned.image.known_variance
+    if before is after:
+        return ref.sigma
     inside = aligned.footprint & np.isfinite(after) & (after > 0)
     if not inside.any():
         msg = f"{ref.image.name}: no usable pixel of it falls on the other image"
         raise InputError(msg)
-    if before is after:
-        return ref.sigma
     usable = ~ref.image.bad & np.isfinite(before)
-    return float(ref.sigma * np.sqrt(np.median(after[inside]) / np.median(before[usable])))
+    return float(ref.sigma * np.sqrt(median_of(after, ~inside) / median_of(before, ~usable)))
 
 
 def _psfs(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
-from astrid_gpu._noise import median_of, noise_variance, sky_sigma, source_pixels
+from astrid_gpu._noise import dilated, median_of, noise_variance, sky_sigma, source_pixels
 from astrid_gpu._saturation import saturation_mask
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import PSF, Image
@@ -140,29 +140,48 @@ def residual_background(
     if out.all():
         msg = f"{science.name}: no pixel is usable in both images: masks and footprints leave none"
         raise InputError(msg)
+    fwhm = max(psf_science.fwhm, psf_reference.fwhm)
+    # Holes are sky-filled and what lies next to them left out; where that would leave too little, interpolated.
+    near = dilated(out, max(1, round(0.5 * fwhm))) if out.any() and np.isfinite(fwhm) else out
+    few = np.count_nonzero(near) < 0.7 * near.size
+    psfs = (psf_reference, psf_science)
     smooth = [
-        convolve(np.where(out, np.nan, image), psf.data)
-        for image, psf in ((science.data, psf_reference), (reference, psf_science))
+        convolve(np.where(out, image.dtype.type(0 if few else np.nan), image), psf.data)
+        for image, psf in zip((science.data, reference), psfs, strict=True)
     ]
     white = sum(
-        convolve(np.where(out, np.nan, variance), psf.data**2, normalize=False) * scale
-        for variance, psf, scale in (
-            (variances[0], psf_reference, 1.0),
-            (variances[1], psf_science, beta**2),
+        convolve(
+            np.where(out, v.dtype.type(median_of(v, out) if few else np.nan), v), _core(psf.data**2), normalize=False
         )
+        * v.dtype.type(scale)
+        for v, psf, scale in zip(variances, psfs, (1.0, beta**2), strict=True)
     )
-    rest = smooth[0] - beta * smooth[1]
-    out |= ~np.isfinite(rest)
-    side = box or max(32, int(np.ceil(8 * max(psf_science.fwhm, psf_reference.fwhm))))
-    if side * _SMALLEST_MESH > min(science.shape) or out.mean() > 0.7:
+    rest = smooth[0] - smooth[1].dtype.type(beta) * smooth[1]
+    out = (near if few else out) | ~np.isfinite(rest)
+    side = box or max(32, int(np.ceil(8 * fwhm)))
+    if side * _SMALLEST_MESH > min(science.shape) or np.count_nonzero(out) > 0.7 * out.size:
         level, _ = _one_level(rest[~out])
         background, how = np.full(science.shape, level), "one level"
     else:
         background, how = _measure(np.where(out, 0, rest), out, side, 3, "auto").level, f"mesh of {side} px boxes"
     usable = ~out & np.isfinite(white) & (white > 0)
-    blank = usable & (white <= np.median(white[usable])) if usable.any() else usable
-    factor = _robust_width((rest - background)[blank] / np.sqrt(white[blank])) if blank.sum() > 500 else 1.0
-    return background, factor, how
+    blank = usable & (white <= median_of(white, ~usable)) if usable.any() else usable
+    if np.count_nonzero(blank) <= 500:
+        return background, 1.0, how
+    step = max(1, blank.size // 1_000_000)  # of large images some rows
+    blank, white = blank[::step], white[::step]
+    return background, _robust_width((rest[::step] - background[::step])[blank] / np.sqrt(white[blank])), how
+
+
+def _core(kernel: np.ndarray) -> np.ndarray:
+    """Return the middle of a kernel of odd sides that holds 99.9 % of its sum, scaled to all of it."""
+    total, middle = kernel.sum(), np.array(kernel.shape) // 2
+    for reach in range(max(middle) + 1):
+        rows, columns = (slice(max(0, m - reach), m + reach + 1) for m in middle)
+        inner = kernel[rows, columns]
+        if inner.sum() >= 0.999 * total:
+            return inner * (total / inner.sum())
+    return kernel
 
 
 def _robust_width(values: np.ndarray) -> float:

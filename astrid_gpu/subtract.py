@@ -24,6 +24,7 @@ __all__ = ["subtract", "subtract_stack"]
 _log = logging.getLogger("astrid_gpu")
 _FRAMES_PER_IMAGE = 24  # float32-equivalent frames the engine holds per image at its peak
 _MIN_PIXELS = 500  # fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent
+_SAMPLE = 1_500_000  # pixels that fix it to a thousandth
 _MIN_SHARPEN = 5000  # and fewer than this do not make candidates more significant than the noise model has them
 
 
@@ -314,9 +315,11 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         psf = psf[i if len(psf) > 1 else 0]
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
-    steps = [*pair.steps, *_calibrate_width(maps, settings, pair.metrics)]
+    with timed(pair.metrics["profile"], "calibration"):
+        steps = [*pair.steps, *_calibrate_width(maps, settings, pair.metrics)]
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
-    pair.metrics["profile"]["subtraction"] = seconds
+    profile = pair.metrics["profile"]
+    profile |= {"subtraction": seconds, "calibration": profile.pop("calibration")}
     diff = Difference(
         **maps,
         psf=psf,
@@ -331,11 +334,21 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         reference=pair.reference,
         meta=pair.meta,
     )
-    diff.metrics["masked"] = float(np.mean(np.isnan(diff.difference)))
+    diff.metrics["masked"] = np.count_nonzero(np.isnan(diff.difference)) / diff.difference.size
     if diff.flux_error is not None:
-        diff.metrics["limiting_flux"] = float(np.nanmedian(diff.limiting_flux(5.0)))
-        diff.metrics["limiting_magnitude"] = diff.limiting_magnitude(5.0)
+        errors = _part(diff.flux_error, np.isfinite(diff.flux_error))
+        limit = 5.0 * float(np.median(errors)) if errors.size else float("nan")
+        zero_point = float("nan") if diff.zero_point is None else diff.zero_point
+        diff.metrics["limiting_flux"] = limit
+        diff.metrics["limiting_magnitude"] = zero_point - 2.5 * float(np.log10(limit)) if limit > 0 else float("nan")
     return diff
+
+
+def _part(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen pixels, of a large image those of every n-th row."""
+    step = max(1, values.size // _SAMPLE)
+    part = values[::step][chosen[::step]]
+    return part if part.size >= _MIN_SHARPEN else values[chosen]
 
 
 def _calibrate_width(maps: dict[str, Any], settings: SubtractConfig, metrics: dict[str, Any]) -> list[Step]:
@@ -343,17 +356,20 @@ def _calibrate_width(maps: dict[str, Any], settings: SubtractConfig, metrics: di
     score = maps["score_corr"]
     if score is None:
         return []
-    clean = score[(maps["mask"] == 0) & np.isfinite(score)]
-    if clean.size < _MIN_PIXELS:
-        clean = score[np.isfinite(score)]
-    if clean.size == 0:
+    finite = np.isfinite(score)
+    unflagged = finite & (maps["mask"] == 0)
+    if np.count_nonzero(unflagged) < _MIN_PIXELS:
+        unflagged = finite
+    size = np.count_nonzero(unflagged)
+    if size == 0:
         msg = "no pixel of the difference is usable: the masks and the footprints of the two images leave none"
         raise InputError(msg)
+    clean = _part(score, unflagged)
     low, middle, high = np.percentile(clean, [15.865, 50, 84.135])
     width = float(high - low) / 2
     metrics |= {"score_corr_median": float(middle), "score_corr_std_raw": width, "score_corr_std": width}
-    text = f"S_corr on {clean.size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
-    enough = width > 0 and clean.size >= (_MIN_PIXELS if width > 1 else _MIN_SHARPEN)
+    text = f"S_corr on {size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
+    enough = width > 0 and size >= (_MIN_PIXELS if width > 1 else _MIN_SHARPEN)
     if settings.renormalise == "global" and enough:
         maps["score_corr"] = score / score.dtype.type(width)
         if maps["flux_error"] is not None:

@@ -47,9 +47,21 @@ class LineFit(NamedTuple):
 
 def cut_windows(image: np.ndarray, y: np.ndarray, x: np.ndarray, half: int, fill: float = 0.0) -> np.ndarray:
     """Return the windows of side 2 `half` + 1 centred on integer pixels, shape (m, side, side), `fill` outside."""
-    padded = np.pad(image, half, constant_values=fill)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * half + 1, 2 * half + 1))
-    return windows[y, x].copy()
+    side = np.arange(-half, half + 1)
+    rows, columns = y[:, None] + side, x[:, None] + side
+    windows = image[np.clip(rows, 0, image.shape[0] - 1)[:, :, None], np.clip(columns, 0, image.shape[1] - 1)[:, None]]
+    down, across = ((index < 0) | (index >= n) for index, n in zip((rows, columns), image.shape, strict=True))
+    cut = np.flatnonzero(down.any(axis=1) | across.any(axis=1))  # those that reach over an edge
+    if cut.size:
+        windows[cut] = np.where(down[cut][:, :, None] | across[cut][:, None], fill, windows[cut])
+    return windows
+
+
+def _good_windows(image: np.ndarray, holes: np.ndarray, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:
+    """Return windows as rows of a float64 matrix, 0 where there are holes."""
+    values = cut_windows(image, y, x, half).astype(np.float64).reshape(len(y), (2 * half + 1) ** 2)
+    np.copyto(values, 0.0, where=holes)
+    return values
 
 
 def _kernels(psf: np.ndarray) -> dict[str, np.ndarray]:
@@ -109,14 +121,13 @@ def matched_samples(
     frames = {"n": (science, variance_science, psf_reference), "r": (reference, variance_reference, psf_science)}
     for which, (image, variance, psf) in frames.items():
         half = max(psf.shape) // 2
-        windows = cut_windows(np.where(bad, 0.0, image), y, x, half)
-        noise = cut_windows(np.where(bad, 0.0, variance), y, x, half)
-        holes = cut_windows(bad.astype(float), y, x, half, fill=1.0)
-        for key, kernel in _kernels(_square(psf, half)).items():
-            sums[which + key] = np.einsum("mij,ij->m", windows, kernel)
-            sums["v" + which + key] = np.einsum("mij,ij->m", noise, kernel**2)
-            if key == "value":
-                lost = np.maximum(lost, np.einsum("mij,ij->m", holes, np.abs(kernel)))
+        holes = cut_windows(bad, y, x, half, fill=True).reshape(len(y), (2 * half + 1) ** 2)
+        windows, noise = (_good_windows(plane, holes, y, x, half) for plane in (image, variance))
+        kernels = {key: stamp.ravel() for key, stamp in _kernels(_square(psf, half)).items()}
+        stamps = np.stack(list(kernels.values()), axis=1)
+        for prefix, values in ((which, windows @ stamps), ("v" + which, noise @ stamps**2)):
+            sums |= {prefix + key: values[:, i] for i, key in enumerate(kernels)}
+        lost = np.maximum(lost, holes.astype(np.float64) @ np.abs(kernels["value"]))
     dy, dx, var_y, var_x = _offsets(sums)
     return MatchedSamples(sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"], lost, dy, dx, var_y, var_x)
 
@@ -134,10 +145,11 @@ def matched_values(
     values, lost = [], np.zeros(len(y))
     for image, psf in ((science, psf_reference), (reference, psf_science)):
         half = max(psf.shape) // 2
-        kernel = _square(psf, half)[::-1, ::-1]
-        values.append(np.einsum("mij,ij->m", cut_windows(np.where(bad, 0.0, image), y, x, half), kernel))
-        holes = cut_windows(bad.astype(float), y, x, half, fill=1.0)
-        lost = np.maximum(lost, np.einsum("mij,ij->m", holes, np.abs(kernel)))
+        kernel = _square(psf, half)[::-1, ::-1].ravel()
+        holes = cut_windows(bad, y, x, half, fill=True).reshape(len(y), (2 * half + 1) ** 2)
+        values.append(_good_windows(image, holes, y, x, half) @ kernel)
+        hit = np.flatnonzero(holes.any(axis=1))
+        lost[hit] = np.maximum(lost[hit], holes[hit].astype(np.float64) @ np.abs(kernel))
     return values[0], values[1], lost
 
 

@@ -11,18 +11,22 @@ from astrid_gpu.errors import InputError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.io.extras import need
 from astrid_gpu.io.paths import atomic_path
-from astrid_gpu.results import Candidates
 
 __all__ = [
     "Scale",
+    "SkyFrame",
     "add_compass",
     "add_rings",
     "extent",
+    "finite_part",
+    "hatch",
     "host",
+    "invalid_pixels",
     "new_figure",
     "save",
     "shade_invalid",
     "shrink",
+    "sky_frame",
     "sky_scale",
 ]
 
@@ -32,6 +36,10 @@ POSITIVE, NEGATIVE = "#c8102e", "#0b5fb0"
 MAP, DIVERGING = "gray_r", "RdBu_r"
 MAX_PIXELS = 900
 """Images are reduced to about this side before they are drawn: no more fits into a panel."""
+
+
+SkyFrame = tuple[np.ndarray, np.ndarray, float]
+"""Unit vectors (x, y) to north and east, and the pixel scale in arcseconds."""
 
 
 class Scale:
@@ -56,16 +64,16 @@ class Scale:
 
 
 def host(array: Any) -> np.ndarray | None:
-    """Return an array on the host as float, None for None."""
+    """Return an array on the host as reals, None for None."""
     if array is None:
         return None
-    return np.asarray(array.get() if hasattr(array, "get") else array, dtype=float)
+    values = np.asarray(array.get() if hasattr(array, "get") else array)
+    return values if values.dtype.kind == "f" else values.astype(float)
 
 
 def sky_scale(*images: np.ndarray | None) -> Scale:
     """Return one scale for several images in the same unit: sky and noise of the first that has pixels."""
-    values = [image[np.isfinite(image)] for image in images if image is not None]
-    values = [v[:: max(1, v.size // 500_000)] for v in values]  # plenty for percentiles
+    values = [finite_part(image) for image in images if image is not None]
     values = [v for v in values if v.size]
     if not values:
         return Scale(0.0, 1.0, 10.0)
@@ -73,6 +81,13 @@ def sky_scale(*images: np.ndarray | None) -> Scale:
     sigma = float(level - low) or float(values[0].std()) or 1.0
     top = max(float(np.percentile(v, 99.7)) - float(level) for v in values)
     return Scale(float(level), sigma, max(top, 10.0 * sigma))
+
+
+def finite_part(image: np.ndarray, most: int = 500_000) -> np.ndarray:
+    """Return the finite pixels, of a large image those of every n-th row: plenty for percentiles."""
+    rows = image[:: max(1, image.size // most)]
+    values = rows[np.isfinite(rows)]
+    return values if values.size else image[np.isfinite(image)]
 
 
 def shrink(image: np.ndarray, *, extreme: bool = False) -> np.ndarray:
@@ -83,17 +98,19 @@ def shrink(image: np.ndarray, *, extreme: bool = False) -> np.ndarray:
     factor = int(np.ceil(max(image.shape) / MAX_PIXELS))
     if factor == 1:
         return image
-    ny, nx = (-(-side // factor) * factor for side in image.shape)
-    padded = np.full((ny, nx), np.nan)
-    padded[: image.shape[0], : image.shape[1]] = image
-    my, mx = ny // factor, nx // factor
-    blocks = padded.reshape(my, factor, mx, factor).swapaxes(1, 2).reshape(my, mx, -1)
-    known = np.isfinite(blocks)
-    if extreme:
-        place = np.argmax(np.where(known, np.abs(blocks), -1.0), axis=-1)
-        return np.take_along_axis(blocks, place[..., None], axis=-1)[..., 0]
-    count = known.sum(axis=-1)
-    return np.where(count > 0, np.where(known, blocks, 0.0).sum(axis=-1) / np.maximum(count, 1), np.nan)
+    shape = tuple(-(-side // factor) for side in image.shape)
+    total, count = np.zeros(shape, image.dtype), np.zeros(shape, np.int32)
+    for j in range(factor):
+        for i in range(factor):
+            part = image[j::factor, i::factor]
+            inside = tuple(slice(0, side) for side in part.shape)
+            known = np.isfinite(part)
+            count[inside] += known
+            if extreme:
+                np.copyto(total[inside], part, where=known & (np.abs(part) > np.abs(total[inside])))
+            else:
+                total[inside] += np.where(known, part, 0)
+    return np.where(count > 0, total if extreme else total / np.maximum(count, 1), np.nan)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -124,26 +141,36 @@ def extent(shape: tuple[int, ...]) -> tuple[float, float, float, float]:
     return (-0.5, shape[1] - 0.5, -0.5, shape[0] - 0.5)
 
 
-def shade_invalid(axes: Any, image: np.ndarray, mask: np.ndarray | None) -> None:
-    """Lay grey hatching over pixels that are NaN or invalid, drawn into pixels so that any mask is quick."""
+def invalid_pixels(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Return where an image is NaN or its mask says invalid; of a large image which blocks hold such a pixel."""
     bad = ~np.isfinite(image)
     if mask is not None:
-        bad |= (mask.astype(int) & INVALID) != 0
+        bad |= (mask.astype(np.uint8, copy=False) & np.uint8(INVALID)) != 0
+    if max(bad.shape) > 2 * MAX_PIXELS and bad.any():
+        bad = shrink(bad.astype(np.float32), extreme=True) > 0
+    return bad
+
+
+def shade_invalid(axes: Any, image: np.ndarray, mask: np.ndarray | None) -> None:
+    """Lay grey hatching over pixels that are NaN or invalid."""
+    hatch(axes, invalid_pixels(image, mask), image.shape)
+
+
+def hatch(axes: Any, bad: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Hatch the pixels `bad` of an image of `shape` on which they lie, drawn into pixels so that any mask is quick."""
     if not bad.any():
         return
     zoom = max(1, round(MAX_PIXELS / max(bad.shape)))
-    if max(bad.shape) > 2 * MAX_PIXELS:
-        bad = shrink(bad.astype(float), extreme=True) > 0
     fine = np.kron(bad, np.ones((zoom, zoom), bool))
     period = max(6, round(max(fine.shape) / 75))
     stripes = (np.add.outer(np.arange(fine.shape[0]), np.arange(fine.shape[1])) % period) < period / 4
     overlay = np.zeros((*fine.shape, 4), np.float32)
     overlay[fine] = (0.87, 0.88, 0.90, 1.0)
     overlay[fine & stripes] = (0.62, 0.65, 0.69, 1.0)
-    axes.imshow(overlay, origin="lower", extent=extent(image.shape), interpolation="nearest", zorder=2)
+    axes.imshow(overlay, origin="lower", extent=extent(shape), interpolation="nearest", zorder=2)
 
 
-def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, ...], *, numbers: int = 0) -> None:
+def add_rings(axes: Any, table: np.ndarray | None, shape: tuple[int, ...], *, numbers: int = 0) -> None:
     """Ring the candidates: red brighter, blue fainter, dashed if flagged; number the `numbers` strongest.
 
     A number that would lie on another one is left out: in a crowd of residuals the strongest keeps its own.
@@ -151,9 +178,8 @@ def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, ...], 
     from matplotlib import patheffects
     from matplotlib.patches import Circle
 
-    if candidates is None or not len(candidates):
+    if table is None or not len(table):
         return
-    table = candidates.data
     order = np.argsort(-np.abs(table["score"]))[:400]
     radius = max(shape) * (0.017 if len(order) < 60 else 0.012)
     halo: list[Any] = [patheffects.withStroke(linewidth=2.6, foreground="white")]
@@ -174,11 +200,10 @@ def add_rings(axes: Any, candidates: Candidates | None, shape: tuple[int, ...], 
             )  # fmt: skip
 
 
-def add_compass(axes: Any, wcs: Any, shape: tuple[int, ...]) -> None:
-    """Draw north and east and a scale bar, from the WCS at the middle of the frame."""
+def add_compass(axes: Any, frame: SkyFrame | None, shape: tuple[int, ...]) -> None:
+    """Draw north and east and a scale bar, from the sky at the middle of the frame."""
     from matplotlib import patheffects
 
-    frame = _sky_frame(wcs, shape)
     if frame is None:
         return
     north, east, arcsec = frame
@@ -203,7 +228,7 @@ def add_compass(axes: Any, wcs: Any, shape: tuple[int, ...]) -> None:
     axes.text(x0 + dx / 2, y0 + 0.015 * ny, label, ha="center", va="bottom", **style)
 
 
-def _sky_frame(wcs: Any, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, float] | None:
+def sky_frame(wcs: Any, shape: tuple[int, ...]) -> SkyFrame | None:
     """Return unit vectors (x, y) to north and east, and the pixel scale in arcseconds."""
     if wcs is None or not hasattr(wcs, "pixel_to_world_values"):
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,21 +19,77 @@ from astrid_gpu.report.drawing import (
     POSITIVE,
     SOFT,
     Scale,
+    SkyFrame,
     add_compass,
     add_rings,
     extent,
+    finite_part,
+    hatch,
     host,
+    invalid_pixels,
     new_figure,
     save,
-    shade_invalid,
     shrink,
+    sky_frame,
     sky_scale,
 )
 from astrid_gpu.results import Candidates, Difference
 
-__all__ = ["summary_figure"]
+__all__ = ["Page", "draw_page", "summary_figure", "summary_page"]
 
 SCORE_LIMIT = 10.0
+_STEP = 0.25  # of the histogram
+
+
+class Panel(NamedTuple):
+    """An image as small as it will be drawn, and which of its pixels to hatch."""
+
+    image: np.ndarray
+    invalid: np.ndarray
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a summary shows, in small: no WCS, no frame; another process can draw it.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Of the frames that were reduced.
+    name, said : str
+        Heading.
+    grey : (Panel or None, Panel or None)
+        Science and reference, less the level of `scale`.
+    signed : (Panel or None, Panel or None)
+        Difference and S_corr.
+    scale : Scale
+    limit : float
+        End of the difference's colours.
+    frame : SkyFrame or None
+    table : structured array or None
+        The candidates.
+    threshold : float
+        NaN without candidates.
+    counts : (array, array) or None
+        Histogram of S_corr, of all valid pixels and of clean ones.
+    width : str
+        Median and width of S_corr in words, empty without a clean pixel.
+    facts : list of (str, str)
+    """
+
+    shape: tuple[int, ...]
+    name: str
+    said: str
+    grey: tuple[Panel | None, Panel | None]
+    signed: tuple[Panel | None, Panel | None]
+    scale: Scale
+    limit: float
+    frame: SkyFrame | None
+    table: np.ndarray | None
+    threshold: float
+    counts: tuple[np.ndarray, np.ndarray] | None
+    width: str
+    facts: list[tuple[str, str]]
 
 
 def summary_figure(
@@ -64,32 +121,94 @@ def summary_figure(
     InputError
         A stack of differences, or another ending.
     """
+    return draw_page(summary_page(diff, candidates, title=title), path, dpi=dpi)
+
+
+def summary_page(diff: Difference, candidates: Candidates | None, *, title: str | None = None) -> Page:
+    """Gather what `summary_figure` shows; cheap beside drawing it.
+
+    Raises
+    ------
+    InputError
+        A stack of differences.
+    """
     if len(diff.shape) != 2:
         msg = f"a summary shows one pair, this difference is a stack of shape {diff.shape}; draw them one by one"
         raise InputError(msg)
+    science, reference, score, mask = (
+        host(diff.science),
+        _in_science_units(diff),
+        host(diff.score_corr),
+        None if diff.mask is None else np.asarray(diff.mask.get() if hasattr(diff.mask, "get") else diff.mask),
+    )
+    difference = np.asarray(host(diff.difference))
+    scale = sky_scale(science, reference)
+    values = finite_part(difference)
+    sigma = float(np.diff(np.percentile(values, [15.865, 84.135]))[0]) / 2 if values.size else 1.0
+    count = 0 if candidates is None else len(candidates)
+    threshold = "" if candidates is None else f" beyond {candidates.threshold:g} σ"
+    counts, width = _distribution(score, mask)
+    return Page(
+        shape=difference.shape,
+        name=title or f"{diff.meta.get('science', 'science')}  −  {diff.meta.get('reference', 'reference')}",
+        said=f"{diff.method} on {diff.backend}     {count} candidate{'' if count == 1 else 's'}{threshold}",
+        grey=(_less(science, scale.level), _less(reference, scale.level)),
+        signed=(
+            Panel(shrink(difference), invalid_pixels(difference, mask)),
+            None if score is None else Panel(shrink(score, extreme=True), invalid_pixels(score, mask)),
+        ),
+        scale=scale,
+        limit=6.0 * (sigma or 1.0),
+        frame=sky_frame(diff.wcs, difference.shape),
+        table=None if candidates is None else candidates.data,
+        threshold=float("nan") if candidates is None else float(candidates.threshold),
+        counts=counts,
+        width=width,
+        facts=_facts(diff, mask),
+    )
+
+
+def _less(image: np.ndarray | None, level: float) -> Panel | None:
+    return None if image is None else Panel(shrink(image) - level, invalid_pixels(image, None))
+
+
+def _distribution(score: np.ndarray | None, mask: np.ndarray | None) -> tuple[Any, str]:
+    """Return the histograms of all valid and of the clean pixels of S_corr, and what the latter's width is."""
+    if score is None:
+        return None, ""
+    bins = round(2 * SCORE_LIMIT / _STEP)
+    valid = np.isfinite(score)
+    clean = valid if mask is None else valid & (mask == 0)
+    place = np.clip((np.where(valid, score, 0) + SCORE_LIMIT) * (1 / _STEP), 0, bins - 1).astype(np.uint8)
+    counts = [np.bincount(place[chosen], minlength=bins) for chosen in (valid, clean)]
+    values = finite_part(np.where(clean, score, np.nan), 1_000_000)
+    if not values.size:
+        return (counts[0], counts[1]), ""
+    low, middle, high = np.percentile(values, [15.865, 50, 84.135])
+    return (counts[0], counts[1]), f"median {middle:+.3f}\nwidth {(high - low) / 2:.3f}"
+
+
+def draw_page(page: Page, path: str | Path, *, dpi: int = 120) -> Path:
+    """Draw a page and write it."""
     figure = new_figure(16.0, 10.9)
     grid = figure.add_gridspec(2, 3, left=0.04, right=0.99, bottom=0.055, top=0.885, wspace=0.14, hspace=0.17)
     axes = [figure.add_subplot(grid[i // 3, i % 3]) for i in range(6)]
-    _heading(figure, diff, candidates, title)
-    _images(axes[:4], diff, candidates)
-    _histogram(axes[4], diff, candidates)
-    _numbers(axes[5], diff, candidates)
+    _heading(figure, page)
+    _images(axes[:4], page)
+    _histogram(axes[4], page)
+    _numbers(axes[5], page)
     return save(figure, path, dpi)
 
 
-def _heading(figure: Any, diff: Difference, candidates: Candidates | None, title: str | None) -> None:
+def _heading(figure: Any, page: Page) -> None:
     """Write the title and what the colours mean."""
     from matplotlib.legend_handler import HandlerPatch
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle, Patch
 
-    science, reference = diff.meta.get("science", "science"), diff.meta.get("reference", "reference")
-    name = title or f"{science}  −  {reference}"
+    name = page.name
     figure.text(0.04, 0.957, name, fontsize=min(17.0, 17.0 * 95 / len(name)), fontweight="bold", color=INK)
-    count = 0 if candidates is None else len(candidates)
-    threshold = "" if candidates is None else f" beyond {candidates.threshold:g} σ"
-    said = f"{diff.method} on {diff.backend}     {count} candidate{'' if count == 1 else 's'}{threshold}"
-    figure.text(0.04, 0.929, said, fontsize=11.5, color=SOFT)
+    figure.text(0.04, 0.929, page.said, fontsize=11.5, color=SOFT)
     ring: dict[str, Any] = {"marker": "o", "ls": "none", "mfc": "none", "markersize": 9, "markeredgewidth": 1.6}
     handles = [
         Line2D([], [], markeredgecolor=POSITIVE, label="brighter in science", **ring),
@@ -110,28 +229,24 @@ def _round(width: float, height: float, xdescent: float, ydescent: float, **_: A
     return Circle((width / 2 - xdescent, height / 2 - ydescent), 0.55 * height)
 
 
-def _images(axes: list[Any], diff: Difference, candidates: Candidates | None) -> None:
+def _images(axes: list[Any], page: Page) -> None:
     """Draw the four maps."""
-    science, reference = host(diff.science), _in_science_units(diff)
-    difference, score = np.asarray(host(diff.difference)), host(diff.score_corr)
-    mask, shape = host(diff.mask), difference.shape
-    scale = sky_scale(science, reference)
-    _grey(axes[0], science, scale, "Science", diff)
-    _grey(axes[1], reference, scale, "Reference, in science units", diff)
-    values = difference[np.isfinite(difference)]
-    sigma = float(np.diff(np.percentile(values, [15.865, 84.135]))[0]) / 2 if values.size else 1.0
-    _diverging(axes[2], difference, mask, 6.0 * (sigma or 1.0), "Difference", "science units")
-    _diverging(axes[3], score, mask, SCORE_LIMIT, "Significance  S$_{corr}$", "σ")
-    add_compass(axes[0], diff.wcs, shape)
+    _grey(axes[0], page.grey[0], page, "Science")
+    _grey(axes[1], page.grey[1], page, "Reference, in science units")
+    _diverging(axes[2], page.signed[0], page.shape, page.limit, "Difference", "science units")
+    _diverging(axes[3], page.signed[1], page.shape, SCORE_LIMIT, "Significance  S$_{corr}$", "σ")
+    add_compass(axes[0], page.frame, page.shape)
     for axis, numbers in zip(axes, (0, 0, 12, 12), strict=True):
-        add_rings(axis, candidates, shape, numbers=numbers)
+        add_rings(axis, page.table, page.shape, numbers=numbers)
 
 
 def _in_science_units(diff: Difference) -> np.ndarray | None:
     """Return the reference times F_n / F_r, so that one scale serves both images."""
     reference = host(diff.reference)
     ratio = diff.metrics.get("flux_ratio", 1.0)
-    return None if reference is None else reference * float(ratio if np.ndim(ratio) == 0 else 1.0)
+    if reference is None:
+        return None
+    return reference * reference.dtype.type(ratio if np.ndim(ratio) == 0 else 1.0)
 
 
 def _frame(axis: Any, shape: tuple[int, ...], name: str) -> None:
@@ -145,30 +260,28 @@ def _frame(axis: Any, shape: tuple[int, ...], name: str) -> None:
         spine.set(color=SOFT, linewidth=0.7)
 
 
-def _grey(axis: Any, image: np.ndarray | None, scale: Scale, name: str, diff: Difference) -> None:
+def _grey(axis: Any, panel: Panel | None, page: Page, name: str) -> None:
     """Draw an image in grey, or say that it was not kept."""
-    _frame(axis, diff.shape, name)
-    if image is None:
+    _frame(axis, page.shape, name)
+    if panel is None:
         axis.set_aspect("equal")
         axis.text(0.5, 0.5, "not kept in this result", transform=axis.transAxes, ha="center", color=SOFT)
         return
-    shown = shrink(image) - scale.level
-    axis.imshow(shown, origin="lower", extent=extent(image.shape), cmap=MAP, norm=scale.norm(), interpolation="nearest")
-    shade_invalid(axis, image, None)
+    style: dict[str, Any] = {"cmap": MAP, "norm": page.scale.norm(), "interpolation": "nearest"}
+    axis.imshow(panel.image, origin="lower", extent=extent(page.shape), **style)
+    hatch(axis, panel.invalid, page.shape)
 
 
-def _diverging(axis: Any, image: np.ndarray | None, mask: Any, limit: float, name: str, unit: str) -> None:
+def _diverging(axis: Any, panel: Panel | None, shape: tuple[int, ...], limit: float, name: str, unit: str) -> None:
     """Draw a signed map with its colour bar."""
-    if image is None:
+    if panel is None:
         _frame(axis, (1, 1), name)
         axis.text(0.5, 0.5, "not computed", transform=axis.transAxes, ha="center", color=SOFT)
         return
-    _frame(axis, image.shape, name)
-    picture = axis.imshow(
-        shrink(image, extreme=unit == "σ"), origin="lower", extent=extent(image.shape), cmap=DIVERGING,
-        vmin=-limit, vmax=limit, interpolation="nearest",
-    )  # fmt: skip
-    shade_invalid(axis, image, mask)
+    _frame(axis, shape, name)
+    style: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
+    picture = axis.imshow(panel.image, origin="lower", extent=extent(shape), **style)
+    hatch(axis, panel.invalid, shape)
     inset = axis.inset_axes((1.015, 0.0, 0.022, 1.0))
     bar = axis.figure.colorbar(picture, cax=inset, extend="both", extendfrac=0.02)
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2, width=0.6)
@@ -176,30 +289,24 @@ def _diverging(axis: Any, image: np.ndarray | None, mask: Any, limit: float, nam
     bar.ax.set_title(unit if unit == "σ" else "", fontsize=9, color=SOFT, pad=6)
 
 
-def _histogram(axis: Any, diff: Difference, candidates: Candidates | None) -> None:
+def _histogram(axis: Any, page: Page) -> None:
     """Draw the distribution of S_corr on valid pixels against the unit Gaussian it should be."""
-    score = host(diff.score_corr)
     name = "S$_{corr}$ against the unit Gaussian"
     axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold")
-    if score is None:
+    if page.counts is None:
         axis.text(0.5, 0.5, "not computed", transform=axis.transAxes, ha="center", color=SOFT)
         axis.set_axis_off()
         return
-    values = score[np.isfinite(score)]
-    clean = np.isfinite(score)
-    if diff.mask is not None:
-        clean &= host(diff.mask) == 0
-    step, limit = 0.25, SCORE_LIMIT
-    edges = np.arange(-limit, limit + step / 2, step)
+    counts, limit = page.counts, SCORE_LIMIT
+    edges = np.linspace(-limit, limit, counts[0].size + 1)
     centres = (edges[:-1] + edges[1:]) / 2
-    counts = [np.histogram(np.clip(v, -limit, limit), edges)[0] for v in (values, score[clean])]
     axis.stairs(counts[0], edges, fill=True, color="#dfe6ee", label="all valid pixels")
     axis.stairs(counts[1], edges, color=INK, lw=1.4, label="clean pixels")
-    expected = counts[1].sum() * step / np.sqrt(2 * np.pi) * np.exp(-0.5 * centres**2)
+    expected = counts[1].sum() * _STEP / np.sqrt(2 * np.pi) * np.exp(-0.5 * centres**2)
     axis.plot(centres, expected, color="#d97706", lw=1.8, ls="--", label="unit Gaussian")
-    if candidates is not None and np.isfinite(candidates.threshold):
+    if np.isfinite(page.threshold):
         for sign in (-1, 1):
-            axis.axvline(sign * candidates.threshold, color=SOFT, lw=0.9, ls=":")
+            axis.axvline(sign * page.threshold, color=SOFT, lw=0.9, ls=":")
     axis.set_box_aspect(1)
     axis.set_anchor("W")
     axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)  # before the scale, which refuses no counts
@@ -213,60 +320,59 @@ def _histogram(axis: Any, diff: Difference, candidates: Candidates | None) -> No
     axis.set_axisbelow(True)
     for spine in axis.spines.values():
         spine.set(color=SOFT, linewidth=0.7)
-    if clean.any():
-        low, middle, high = np.percentile(score[clean], [15.865, 50, 84.135])
-        text = f"median {middle:+.3f}\nwidth {(high - low) / 2:.3f}"
-        axis.text(0.97, 0.96, text, transform=axis.transAxes, ha="right", va="top", fontsize=9.5, color=INK)
+    if page.width:
+        axis.text(0.97, 0.96, page.width, transform=axis.transAxes, ha="right", va="top", fontsize=9.5, color=INK)
 
 
-def _numbers(axis: Any, diff: Difference, candidates: Candidates | None) -> None:
+def _numbers(axis: Any, page: Page) -> None:
     """Write the estimates and the strongest candidates."""
     axis.set_axis_off()
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
     axis.text(0, 1.025, "Numbers", fontsize=12.5, color=INK, fontweight="bold", va="center")
     y = 0.965
-    for name, value in _facts(diff):
+    for name, value in page.facts:
         axis.text(0.0, y, name, fontsize=10, color=SOFT, va="center")
         axis.text(0.40, y, value, fontsize=10, color=INK, va="center")
         y -= 0.052
     y -= 0.025
     axis.text(0, y, "Strongest candidates", fontsize=12.5, color=INK, fontweight="bold", va="center")
     y -= 0.055
-    if candidates is None or not len(candidates):
+    table = page.table
+    if table is None or not len(table):
         axis.text(0, y, "none", fontsize=10, color=SOFT, va="center")
         return
     columns = ((0.055, "id", "right"), (0.19, "x", "right"), (0.32, "y", "right"), (0.46, "S$_{corr}$", "right"),
-               (0.60, "mag" if _has_magnitudes(candidates) else "flux", "right"), (0.64, "flags", "left"))  # fmt: skip
+               (0.60, "mag" if _has_magnitudes(table) else "flux", "right"), (0.64, "flags", "left"))  # fmt: skip
     for x, name, side in columns:
         axis.text(x, y, name, fontsize=9, color=SOFT, ha=side, va="center")
     axis.plot([0, 1], [y - 0.024, y - 0.024], color=FAINT, lw=0.8)
-    order = np.argsort(-np.abs(candidates["score"]))
+    order = np.argsort(-np.abs(table["score"]))
     room = int((y - 0.03) / 0.047)
-    for row in candidates.data[order[:room]]:
+    for row in table[order[:room]]:
         y -= 0.047
         colour = POSITIVE if row["polarity"] >= 0 else NEGATIVE
-        for (x, _, side), text in zip(columns, _cells(row, candidates), strict=True):
+        for (x, _, side), text in zip(columns, _cells(row, magnitudes=_has_magnitudes(table)), strict=True):
             axis.text(x, y, text, fontsize=9.2, color=colour if x < 0.06 else INK, ha=side, va="center")
     if len(order) > room:
         axis.text(0.0, y - 0.047, f"and {len(order) - room} more", fontsize=9, color=SOFT, va="center")
 
 
-def _has_magnitudes(candidates: Candidates) -> bool:
+def _has_magnitudes(table: np.ndarray) -> bool:
     """Whether any candidate has a magnitude."""
-    return "mag" in (candidates.data.dtype.names or ()) and bool(np.isfinite(candidates["mag"]).any())
+    return "mag" in (table.dtype.names or ()) and bool(np.isfinite(table["mag"]).any())
 
 
-def _cells(row: Any, candidates: Candidates) -> list[str]:
+def _cells(row: Any, *, magnitudes: bool) -> list[str]:
     """Return one candidate's line of the table."""
-    strength = f"{row['mag']:.2f}" if _has_magnitudes(candidates) else _short(float(row["flux"]))
+    strength = f"{row['mag']:.2f}" if magnitudes else _short(float(row["flux"]))
     names = [name.lower().replace("_", " ") for name in decode(row["flags"])]
     flags = ", ".join(names[:2]) + (" …" if len(names) > 2 else "")
     cells = [str(row["id"]), f"{row['x']:.1f}", f"{row['y']:.1f}", f"{row['score']:+.1f}", strength]
     return [*(cell.replace("-", "−") for cell in cells), flags]
 
 
-def _facts(diff: Difference) -> list[tuple[str, str]]:
+def _facts(diff: Difference, mask: np.ndarray | None) -> list[tuple[str, str]]:
     """Return the lines of numbers that this result has."""
     m = diff.metrics
 
@@ -289,8 +395,8 @@ def _facts(diff: Difference) -> list[tuple[str, str]]:
         facts.append(("Limit at 5 σ", f"{m['limiting_magnitude']:.2f} mag (AB)"))
     elif has("limiting_flux"):
         facts.append(("Limit at 5 σ", f"{m['limiting_flux']:.4g} in science units"))
-    if diff.mask is not None:
-        invalid = float(np.mean((np.asarray(host(diff.mask)).astype(int) & INVALID) != 0))
+    if mask is not None:
+        invalid = np.count_nonzero(mask.astype(np.uint8, copy=False) & np.uint8(INVALID)) / mask.size
         facts.append(("Invalid pixels", f"{100 * invalid:.2f} %"))
     return facts
 

@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 import astrid_gpu
+from astrid_gpu._host_ops import both
 from astrid_gpu.config import DetectConfig, SubtractConfig, to_mapping
 from astrid_gpu.cutouts import cutouts
 from astrid_gpu.dataset import write_dataset
 from astrid_gpu.detect import detect
 from astrid_gpu.flags import decode
 from astrid_gpu.io import atomic_path, read_image
-from astrid_gpu.report import summary_figure
+from astrid_gpu.report.elsewhere import Draughtsman
+from astrid_gpu.report.summary import draw_page, summary_page
 from astrid_gpu.results import Candidates, Difference
+from astrid_gpu.run.profile import Profile
 from astrid_gpu.subtract import subtract
 
 __all__ = ["PairRun", "jsonable", "run_pair", "write_results"]
@@ -30,11 +33,12 @@ __all__ = ["PairRun", "jsonable", "run_pair", "write_results"]
 
 @dataclass(frozen=True)
 class PairRun:
-    """What `run_pair` made: the difference, its candidates, and the files by name."""
+    """What `run_pair` made: the difference, its candidates, the files by name, and where the time went."""
 
     difference: Difference
     candidates: Candidates
     files: dict[str, Path]
+    profile: Profile = field(default_factory=Profile)
 
 
 def run_pair(
@@ -47,6 +51,7 @@ def run_pair(
     science_planes: Mapping[str, Any] | None = None,
     reference_planes: Mapping[str, Any] | None = None,
     extensions: tuple[str, ...] | None = None,
+    profile: Profile | None = None,
     **given: Any,
 ) -> PairRun:
     """Subtract two FITS files and write everything there is to say about it.
@@ -61,6 +66,8 @@ def run_pair(
         Companion files by kind: mask, variance, error, weight, psf (see `read_image`).
     extensions : tuple of str, optional
         Extensions of the difference FITS.
+    profile : Profile, optional
+        Goes on from it: ``Profile(process_age())`` counts the imports of a program too.
     **given
         Passed to `subtract`: sigma_science, flux_ratio, ...
 
@@ -74,15 +81,49 @@ def run_pair(
         As `read_image` and `subtract`; files written before a failure stay.
     """
     settings, finding = subtract_config or SubtractConfig(), detect_config or DetectConfig()
-    images = [
-        read_image(path, **dict(planes or {}))
-        for path, planes in ((science, science_planes), (reference, reference_planes))
-    ]
-    diff = subtract(*images, config=settings, **given)
-    candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
-    files = write_results(diff, candidates, output, size=finding.size, extensions=extensions)
+    profile = profile or Profile()
+    with profile.stage("picture, start", "a process that imports matplotlib meanwhile"):
+        draughtsman = Draughtsman()
+    try:
+        with profile.stage("reading"):
+            images = [
+                read_image(path, **dict(planes or {}))
+                for path, planes in ((science, science_planes), (reference, reference_planes))
+            ]
+        profile.tell(", ".join(f"{image.shape[1]}x{image.shape[0]} {image.data.dtype}" for image in images))
+        with profile.stage("other", "flags, metrics"):
+            diff = subtract(*images, config=settings, **given)
+        profile.split(diff.metrics["profile"], _told(diff))
+        with profile.stage("detection"):
+            candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
+        profile.tell(f"{len(candidates)} candidates beyond {finding.threshold:g} sigma by {finding.extractor}")
+        files = write_results(
+            diff, candidates, output, size=finding.size, extensions=extensions, profile=profile, draughtsman=draughtsman
+        )
+    finally:
+        draughtsman.cancel()
+    diff.metrics["profile"] = profile.seconds()
     files["summary.json"] = _write_summary(diff, candidates, settings, finding, Path(output), files)
-    return PairRun(diff, candidates, files)
+    profile.stop()
+    return PairRun(diff, candidates, files, profile)
+
+
+def _told(diff: Difference) -> dict[str, str]:
+    """Return in a few words what the stages of a subtraction did."""
+    m = diff.metrics
+    values = [step.values for step in diff.steps if step.stage == "alignment"]
+    n_matched = next((v["n_matched"] for v in values if "n_matched" in v), 0)
+    moved = "resampled" if any(v.get("resampled") for v in values) else "not resampled"
+    psfs = [step for step in diff.steps if step.stage == "psf"]
+    return {
+        "background and noise": "both images at once",
+        "alignment": f"{moved}, {n_matched} stars" if n_matched else moved,
+        "stars": "both images at once",
+        "PSFs": " and ".join(f"{step.values['n_stars']} stars" for step in psfs),
+        "flux ratio and registration": f"{m.get('n_flux_stars', 0)} stars; what sky and noise are left",
+        "subtraction": f"{diff.method} on {diff.backend}, {diff.difference.dtype}",
+        "calibration": f"width of S_corr {m.get('score_corr_std_raw', float('nan')):.3f}",
+    }
 
 
 def write_results(
@@ -93,24 +134,54 @@ def write_results(
     size: int = 63,
     extensions: tuple[str, ...] | None = None,
     title: str | None = None,
+    profile: Profile | None = None,
+    draughtsman: Draughtsman | None = None,
 ) -> dict[str, Path]:
     """Write difference.fits, candidates.csv and .ecsv, triplets.h5 and .npz, and summary.png into a folder.
+
+    Parameters
+    ----------
+    diff, candidates
+    output : path
+        Folder, made if absent.
+    size, extensions, title
+        Of the cutouts; of the FITS file; of the picture.
+    profile : Profile, optional
+        Gets a line for each kind of file.
+    draughtsman : Draughtsman, optional
+        Draws the picture; without one it is drawn here.
 
     Returns
     -------
     dict of str to Path
         The files by name.
     """
-    folder = Path(output)
+    folder, profile = Path(output), profile or Profile()
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"difference.fits": diff.write(folder / "difference.fits", extensions)}
-    for name in ("candidates.csv", "candidates.ecsv"):
-        files[name] = candidates.write(folder / name)
+    with profile.stage("picture, small", "what is to be drawn, reduced"):
+        page = summary_page(diff, candidates, title=title)
+        if draughtsman is not None:
+            draughtsman.draw(page, folder / "summary.png")
+    with profile.stage("writing"):
+        fits, files = both(
+            lambda: diff.write(folder / "difference.fits", extensions),
+            lambda: _write_tables(diff, candidates, folder, size),
+        )
+        files = {"difference.fits": fits, **files}
+    written = sum(path.stat().st_size for path in files.values())
+    profile.tell(f"{written / 1e6:.0f} MB in {len(files)} files, FITS beside the rest")
+    with profile.stage("picture, wait", "until it is drawn"):
+        picture = draughtsman.finish() if draughtsman is not None else draw_page(page, folder / "summary.png")
+    return files | {"summary.png": picture}
+
+
+def _write_tables(diff: Difference, candidates: Candidates, folder: Path, size: int) -> dict[str, Path]:
+    """Write the candidates and their cutouts."""
+    files = {name: candidates.write(folder / name) for name in ("candidates.csv", "candidates.ecsv")}
     triplets = cutouts(diff, candidates, size)
     for name in ("triplets.h5", "triplets.npz"):
         files[name] = Path(write_dataset(folder / name, triplets, candidates))
-    summary_figure(diff, candidates, folder / "summary.png", title=title)
-    return files | {"summary.png": folder / "summary.png"}
+    return files
 
 
 def _write_summary(

@@ -13,7 +13,7 @@ from astrid_gpu.detect import candidate_dtype
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import PixelFlag
 from astrid_gpu.report import candidate_sheet, summary_figure
-from astrid_gpu.report.drawing import DIVERGING, MAX_PIXELS, _nice_length, _sky_frame, shrink, sky_scale
+from astrid_gpu.report.drawing import DIVERGING, MAX_PIXELS, _nice_length, shrink, sky_frame, sky_scale
 from astrid_gpu.results import Candidates, Cutouts, Difference
 
 SHAPE = (90, 120)
@@ -228,7 +228,7 @@ def test_shrink_keeps_means_and_peaks(rng):
 @pytest.mark.parametrize("flip", [-1, 1])
 def test_compass(angle, flip):
     wcs = sky_wcs(angle, 0.7, flip)
-    north, east, scale = _sky_frame(wcs, SHAPE)
+    north, east, scale = sky_frame(wcs, SHAPE)
     assert scale == pytest.approx(0.7, rel=1e-4)
     middle = np.array([(SHAPE[1] - 1) / 2, (SHAPE[0] - 1) / 2])
     ra, dec = wcs.pixel_to_world_values(*np.array([middle, middle + north, middle + east]).T)
