@@ -22,15 +22,21 @@ from benchmarks.harness import Row, read
 
 # What a user waits for: frames, their shape, how many, and what others say of it.
 NIGHTS = (
-    ("one ZTF night, 45 000 quadrants of 3080 x 3072", "3080 x 3072", 45_000.0, ""),
-    ("one DECam exposure, 62 CCDs of 2048 x 4096 (as 124 of 2048 x 2048)", "2048 x 2048", 124.0,
-     "50 s, the published GPU pipeline, whole chain"),
-    ("one Rubin visit, 189 CCDs of 4096 x 4096", "4096 x 4096", 189.0, "60 s, the budget of the whole chain"),
-    ("one pair of 2048 x 2048", "2048 x 2048", 1.0, "0.40 s, SFFT on an A100, as published"),
-    ("one pair of 4096 x 4096", "4096 x 4096", 1.0, "1.43 s, SFFT on an A100, as published"),
-)  # fmt: skip
+    ("one ZTF night, 45 000 quadrants of 3080 x 3072", "3080 x 3072", 45_000, ""),
+    ("one DECam exposure, 62 CCDs of 4096 x 2048", "4096 x 2048", 62, "50 s, the published GPU pipeline, whole chain"),
+    ("one Rubin visit, 189 CCDs of 4096 x 4096", "4096 x 4096", 189, "60 s, the budget of the whole chain"),
+    ("one pair of 2048 x 2048", "2048 x 2048", 1, "0.40 s, SFFT on an A100, as published"),
+    ("one pair of 4096 x 4096", "4096 x 4096", 1, "1.43 s, SFFT on an A100, as published"),
+)
 _WHOLE = {"zogy pair", "zogy stack"}
 _FRESH = "new PSFs"
+# Further lists of a device's results and the columns shown of each.
+_GPU_PARTS = {
+    "fused": ("name", "images", "side", "us_a_pair", "floor_us", "times_floor", "error"),
+    "chunks": ("chunk", "graph", "us_a_pair", "floor_us", "times_floor", "share_of_schedule"),
+    "steps": ("step", "us", "megabytes", "floor_us", "share"),
+    "streaming": ("side", "batch", "graph", "exposures_a_second", "bus_us", "work_us", "stream_us", "busy"),
+}
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ def variants(s: Sources) -> str:
 def operations(s: Sources) -> str:
     """All other operations, and other software that subtracts."""
     chosen = [r for r in s.rows if r.operation not in _WHOLE or _is_peer(r)]
+    first = [r.operation for r in chosen]
+    chosen.sort(key=lambda r: first.index(r.operation))  # what belongs together, in the order of the run
     head = ("operation", "by", "size", "ms", "IQR", "speed against", "error", "of", "B/px of memory")
     rows = [(r.operation, f"{r.backend} {r.variant}".strip(), r.size, *_times(r), _against(r), _error(r), r.error_of,
              _number(r.memory, ".0f")) for r in chosen]  # fmt: skip
@@ -106,11 +114,10 @@ def derived(s: Sources) -> str:
         cells.append((what, cpu_s or "not measured", gpu_s or "not measured", other))
     rates = []
     for size in sorted({size for _, size, _, _ in NIGHTS}, key=_pixels):
-        device = _gpu_pair(s.gpu, size)
-        alone, many = _cpu_pair(s.rows, size), _cpu_pair(s.rows, size, stack=True)
-        for ms, how in ((alone, "each its own PSFs"), (many, "a stack")):
-            if ms or device:
-                here, there = (_rate(1e3 / t) if t else "not measured" for t in (ms, device))
+        for stack, how in ((False, "each its own PSFs"), (True, "a stack")):
+            found = [_cpu_pair(s.rows, size, stack=stack), _gpu_pair(s.gpu, size, stack=stack)]
+            if any(found):
+                here, there = (_rate(1e3 / ms) if ms else "not measured" for ms in found)
                 rates.append((f"{size} pairs a second, {how}", here, there, ""))
     return _markdown(head, rates + cells)
 
@@ -137,14 +144,19 @@ def gpu(s: Sources) -> str:
     """What a device measured, row by row."""
     if s.gpu is None:
         return "not measured: no CUDA device was at hand. `make bench-gpu` measures all of it in one call."
-    doc = s.gpu.get("machine", {})
-    head = ("operation", "images", "side", "ms a call", "GB/s", "share of copy speed", "error")
-    rows = [(r["name"], str(r["images"]), str(r["side"]), f"{r['median_ms']:.3f}", f"{r['rate']:.0f}",
-             f"{r['share_of_copy']:.0%}", "" if r["error"] is None else f"{r['error']:.1e}")
-            for r in s.gpu["rows"]]  # fmt: skip
+    doc = s.gpu["machine"]
+    lines = []
+    for r in s.gpu["rows"]:
+        ms, rate = ("FAILED", "") if r.get("failed") else (f"{r['median_ms']:.3f}", f"{r['share_of_copy']:.0%}")
+        lines.append((r["name"], str(r["images"]), str(r["side"]), ms, rate, _number(r["error"], ".1e")))
+    parts = [_markdown(("operation", "images", "side", "ms a call", "share of copy speed", "error"), lines)]
+    for name, columns in _GPU_PARTS.items():
+        if found := s.gpu.get(name):
+            cells = [tuple(_any(row.get(column)) for column in columns) for row in found]
+            parts.append(_markdown(tuple(c.replace("_", " ") for c in columns), cells))
     details = ", ".join(f"{k} {v}" for k, v in doc.get("details", {}).items())
-    made = f"commit {str(doc.get('commit', ''))[:12]}, {str(doc.get('date', ''))[:10]}"
-    return f"{details}; {made}\n\n{_markdown(head, rows)}"
+    parts.append(f"{details}; commit {str(doc.get('commit', ''))[:12]}, {str(doc.get('date', ''))[:10]}")
+    return "\n\n".join(parts)
 
 
 TABLES: dict[str, Callable[[Sources], str]] = {
@@ -169,13 +181,15 @@ def _cpu_pair(rows: list[Row], size: str, *, stack: bool = False) -> float | Non
     return next(found, None)
 
 
-def _gpu_pair(doc: dict[str, Any] | None, size: str) -> float | None:
-    """Milliseconds a pair resident on a device, the best of its batches."""
-    side = int(size.split(" x ")[0])
-    rows = [] if doc is None else doc["rows"]
-    times = [
-        r["median_ms"] / r["images"] for r in rows if r["side"] == side and r["name"].startswith("zogy: D + S_corr")
-    ]
+def _gpu_pair(doc: dict[str, Any] | None, size: str, *, stack: bool = False) -> float | None:
+    """Milliseconds a resident pair on a device: of a survey's frames, each its own PSFs, or of the fused rows."""
+    doc, sides = doc or {}, sorted(int(side) for side in size.split(" x "))
+    kind = "maps" if stack else "own"
+    times = [r["us_a_pair"] / 1e3 for r in doc.get("surveys", []) if sorted(r["shape"]) == sides and not stack]
+    for r in doc.get("rows", []):
+        fused = r["name"].startswith("zogy: D + S_corr + flux") and r["name"].endswith(kind)
+        if fused and [r["side"]] * 2 == sides and not r.get("failed"):
+            times.append(r["median_ms"] / r["images"])
     return min(times, default=None)
 
 
@@ -202,6 +216,10 @@ def _against(r: Row) -> str:
 
 def _error(r: Row) -> str:
     return _number(r.error, ".1e")
+
+
+def _any(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _number(value: float | None, form: str) -> str:
