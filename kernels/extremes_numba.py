@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numba as nb
 import numpy as np
+from astrid_gpu.kernels._pool import share
 from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, larger, load, smaller, splat, store
 
 from astrid_gpu.backends.threads import cpu_threads
@@ -51,10 +51,11 @@ def extremes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     parts = min(cpu_threads(), max(1, flat.shape[1] // _BAND))
     edges = [flat.shape[1] * k // parts for k in range(parts + 1)]
     bands = [image[a:b] for image in flat for a, b in pairwise(edges)]
-    if parts == 1:
-        looked = [_look(band) for band in bands]
-    else:
-        with ThreadPoolExecutor(parts) as pool:
-            looked = list(pool.map(_look, bands))
-    nought, least, most = np.array(looked, dtype=float).reshape(len(flat), parts, 3).transpose(2, 0, 1)
+    looked = np.empty((len(bands), 3))
+
+    def task(k: int) -> None:
+        looked[k] = _look(bands[k])
+
+    share(task, len(bands))
+    nought, least, most = looked.reshape(len(flat), parts, 3).transpose(2, 0, 1)
     return np.isfinite(nought).all(axis=1), least.min(axis=1), most.max(axis=1)

@@ -8,13 +8,13 @@ largest halo are left to the transform of the whole frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
+from astrid_gpu.kernels._pool import share
 from astrid_gpu.kernels.lanes_numba import LANES
 from astrid_gpu.kernels.tile_frames_numba import Frame, largest, prepare
 from astrid_gpu.kernels.tiles_numba import error_pair, kernel_pair, reference_pair, science_pair
@@ -34,44 +34,29 @@ def _cut(kernel: np.ndarray, halo: int) -> np.ndarray:
     return kernel[np.ix_(near, near)]
 
 
-class _Workers:
-    """Threads that share out jobs, each with work space of its own."""
+class _WorkSpace:
+    """Arrays that a job needs for itself, kept from job to job and from call to call."""
 
-    _idle: ClassVar[list[tuple[Any, ...]]] = []
+    _idle: ClassVar[list[tuple[np.ndarray, ...]]] = []
     _lock = Lock()
 
-    def __init__(self) -> None:
-        self.threads = cpu_threads()
-        self.pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
-
-    def __enter__(self) -> _Workers:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self.pool:
-            self.pool.shutdown()
-
-    def share(self, cut: Tiling, count: int, job: Callable[[int, Any], None]) -> None:
-        """Run job(i, work) for i from 0 to `count` - 1, each with work space for tiles of `cut`."""
-        jobs = iter(range(count))
-        if self.pool is None:
-            self._work(cut, jobs, job)
-            return
-        for done in [self.pool.submit(self._work, cut, jobs, job) for _ in range(min(self.threads, count))]:
-            done.result()
-
-    def _work(self, cut: Tiling, jobs: Iterator[int], job: Callable[[int, Any], None]) -> None:
+    @classmethod
+    def share(cls, cut: Tiling, count: int, job: Callable[[int, Any], None]) -> None:
+        """Run job(i, work) for i from 0 to `count` - 1 on all threads, each with work space for tiles of `cut`."""
         size = max(cut.tx * (cut.ty + LANES), cut.ty * (cut.tx + LANES))
         shapes = (6, 2, size), (5, 2, LANES * max(cut.ty, cut.tx)), (4, cut.tx)
-        with self._lock:
-            at = next((k for k, w in enumerate(self._idle) if tuple(a.shape for a in w) == shapes), None)
-            work = self._idle.pop(at) if at is not None else None
-        work = work or tuple(np.zeros(s, np.float32) for s in shapes)
-        for i in jobs:
-            job(i, work)
-        with self._lock:
-            self._idle[self.threads - 1 :] = []
-            self._idle.insert(0, work)
+
+        def task(k: int) -> None:
+            with cls._lock:
+                at = next((n for n, held in enumerate(cls._idle) if tuple(a.shape for a in held) == shapes), None)
+                work = None if at is None else cls._idle.pop(at)
+            work = work or tuple(np.zeros(s, np.float32) for s in shapes)
+            job(k, work)
+            with cls._lock:
+                cls._idle.insert(0, work)
+                del cls._idle[cpu_threads() :]
+
+        share(task, count)
 
 
 @dataclass
@@ -81,7 +66,6 @@ class _Subtraction:
     problem: Any
     invalid: np.ndarray
     wanted: set[str]
-    workers: _Workers
     held: tuple[Any, ...] = ()
     reference: tuple[Any, ...] = field(default_factory=tuple)
 
@@ -128,7 +112,7 @@ class _Subtraction:
         def job(k: int, work: Any) -> None:
             reference_pair(frame.image, variance, cut.pairs[k], weigh[k], spectra[k], work, cut.plan)
 
-        self.workers.share(cut, len(cut.pairs), job)
+        _WorkSpace.share(cut, len(cut.pairs), job)
         self.held, self.reference = key, (frame, spectra)
         return frame, spectra
 
@@ -160,7 +144,7 @@ class _Subtraction:
         def job(k: int, work: Any) -> None:
             kernel_pair(frames[2 * k], frames[2 * k + 1], spectra[2 * k : 2 * k + 2], work, cut.plan)
 
-        self.workers.share(cut, len(kernels) // 2, job)
+        _WorkSpace.share(cut, len(kernels) // 2, job)
         return spectra
 
     def subtract(self, i: int, out: dict[str, np.ndarray]) -> bool:
@@ -169,7 +153,7 @@ class _Subtraction:
         halo = self.halo(i)
         if halo is None:
             return False
-        cut, bad = tiling(tuple(p.shape), halo, self.workers.threads), self.bad(i)
+        cut, bad = tiling(tuple(p.shape), halo, cpu_threads()), self.bad(i)
         frame = self.frame(i, 0)
         flat = not any(isinstance(v, np.ndarray) for v in (p.variance_science, p.variance_reference))
         weigh = np.full(len(cut.pairs), score)
@@ -197,7 +181,7 @@ class _Subtraction:
                 bad, out.get("difference", NOTHING), maps, work, cut.plan,
             )  # fmt: skip
 
-        self.workers.share(cut, len(cut.pairs), job)
+        _WorkSpace.share(cut, len(cut.pairs), job)
         return True
 
 
@@ -226,9 +210,8 @@ def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np
     names = {"score", "score_corr"} & wanted | ({"flux", "flux_error"} if "flux" in wanted else set())
     shape = (problem.n, *problem.shape)
     out = {name: np.empty(shape, np.float32) for name in names | ({"difference"} & wanted)}
-    with _Workers() as workers:
-        job = _Subtraction(problem, np.zeros((1, 0, 0), np.uint8) if flags is None else flags, wanted, workers)
-        for i in range(problem.n):
-            if not job.subtract(i, {name: maps[i] for name, maps in out.items()}):
-                return None
+    job = _Subtraction(problem, np.zeros((1, 0, 0), np.uint8) if flags is None else flags, wanted)
+    for i in range(problem.n):
+        if not job.subtract(i, {name: maps[i] for name, maps in out.items()}):
+            return None
     return out
