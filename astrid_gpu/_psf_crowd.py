@@ -10,7 +10,7 @@ from astrid_gpu._host_ops import host_op
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.noise import clipped_statistics
-from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, psf_at
+from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, psf_at, spline_of
 from astrid_gpu.ops.stamps import gather_stamps
 
 __all__ = ["Crowd", "Cuts"]
@@ -97,7 +97,8 @@ class Crowd:
         if len(self.window) == 0:
             return out
         offset = self.places[:, 0] - self.y, self.places[:, 1] - self.x
-        models = host_op("psf_at", psf_at)(psf, self.half, *offset)
+        spline = spline_of(psf, self.half, max(np.abs(off).max() for off in offset))
+        models = host_op("psf_at", psf_at)(spline, self.half, *offset)
         flux = self._joint_fluxes(psf, models)
         shift = self.y[self.source] - self.cuts.y[self.window], self.x[self.source] - self.cuts.x[self.window]
         host_op("crowd_light", crowd_light)(out, models, flux, self.window, self.source, *shift)

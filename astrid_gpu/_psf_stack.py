@@ -10,7 +10,7 @@ from astrid_gpu._host_ops import host_op
 from astrid_gpu._moffat import Moffat, fit_moffat, fit_moffat_stars, moffat_profile
 from astrid_gpu._psf_crowd import Crowd, Cuts
 from astrid_gpu.image import Image
-from astrid_gpu.ops.psf_fit import MODEL_ERROR, fit_stars, psf_at
+from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
 from astrid_gpu.ops.psf_stamps import centroid_of, fwhm_of
 
 __all__ = ["PsfStack", "build_psf"]
@@ -125,8 +125,9 @@ def _register(
     clean = cuts.data - neighbours
     # A neighbour is taken off to some 5 % only.
     variance = cuts.variance + (0.05 * neighbours) ** 2
-    offset, flux, sky = host_op("fit_stars", fit_stars)(clean, variance, cuts.bad, psf, offset)
-    model = host_op("psf_at", psf_at)(psf, cuts.half, offset[:, 0], offset[:, 1])
+    spline = spline_of(psf, cuts.half, max(np.abs(offset).max() + 1.5, FURTHEST))  # three steps of half a pixel
+    offset, flux, sky = host_op("fit_stars", fit_stars)(clean, variance, cuts.bad, spline, offset)
+    model = host_op("psf_at", psf_at)(spline, cuts.half, offset[:, 0], offset[:, 1])
     safe = np.where(flux > 0, flux, 1.0)[:, None, None]
     unit = (clean - sky[:, None, None]) / safe
     unit = np.where(cuts.bad, model, unit)

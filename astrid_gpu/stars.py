@@ -12,8 +12,8 @@ from astrid_gpu._star_shapes import Locus, point_locus
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.stamps import gather_stamps
-from astrid_gpu.ops.star_moments import Shapes, star_moments
-from astrid_gpu.ops.star_peaks import star_peaks
+from astrid_gpu.ops.star_moments import Shapes, moment_limits, shapes_of, star_moments
+from astrid_gpu.ops.star_peaks import filter_widths, peak_reach, star_peaks
 
 __all__ = ["STAR_DTYPE", "StarFlag", "find_stars", "match_stars"]
 
@@ -151,12 +151,16 @@ def _learn_width(frame: _Frame, hint: float | None) -> tuple[float, Locus]:
 
 def _detect(frame: _Frame, fwhm: float, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return y, x, significance and flux of the sources above `threshold`."""
-    return host_op("star_peaks", star_peaks)(frame.data, frame.bad, frame.rms, fwhm, threshold)  # type: ignore[no-any-return]
+    find = host_op("star_peaks", star_peaks)
+    return find(  # type: ignore[no-any-return]
+        frame.data, frame.bad, frame.rms, filter_widths(fwhm), peak_reach(fwhm), threshold
+    )
 
 
 def _moments(frame: _Frame, y: np.ndarray, x: np.ndarray, fwhm: float) -> Shapes:
     """Return centres and shapes of the sources at pixels (y, x)."""
-    return host_op("star_moments", star_moments)(frame.data, frame.bad, y, x, fwhm)  # type: ignore[no-any-return]
+    moments = host_op("star_moments", star_moments)(frame.data, frame.bad, y, x, moment_limits(fwhm))
+    return shapes_of(y, x, moments)
 
 
 def _near(mask: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float) -> np.ndarray:

@@ -7,12 +7,15 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from astrid_gpu.ops.psf_fit import FITS, LEAST_STEP, LONGEST_STEP, MODEL_ERROR, spline_of
-
 __all__ = ["crowd_light", "crowd_sums", "fit_stars", "psf_at"]
 
 _FAST = {"contract", "nsz", "reassoc"}
+# As in the reference.
+_MODEL_ERROR = 0.02
 _FURTHEST = 2.0
+_FITS = 4
+_LEAST_STEP = 1e-4
+_LONGEST_STEP = 0.5
 
 
 @nb.njit(cache=True, nogil=True)
@@ -132,9 +135,9 @@ def _fit_one(clean, variance, bad, coefficients, first, offset, model, weight, g
     """Fit one star; `offset` is the first guess and becomes the result. Return flux and sky."""
     side = clean.shape[0]
     flux = sky = 0.0
-    for i in range(FITS):
+    for i in range(_FITS):
         _render(coefficients, first, offset[0], offset[1], model)
-        scale = MODEL_ERROR * _height(clean, model)
+        scale = _MODEL_ERROR * _height(clean, model)
         normal[:] = 0.0
         for y in range(side):
             low, high = max(y - 1, 0), min(y + 1, side - 1)
@@ -142,12 +145,12 @@ def _fit_one(clean, variance, bad, coefficients, first, offset, model, weight, g
             _add_row(model[low], model[y], model[high], step, clean[y], variance[y], bad[y], scale, weight, gx, normal)
         _solve(normal)
         flux, sky = normal[0, 4], normal[3, 4]
-        if i == FITS - 1 or not flux > 0:
+        if i == _FITS - 1 or not flux > 0:
             break
         dy, dx = normal[1, 4] / flux, normal[2, 4] / flux
-        offset[0] += min(max(dy, -LONGEST_STEP), LONGEST_STEP)
-        offset[1] += min(max(dx, -LONGEST_STEP), LONGEST_STEP)
-        if max(abs(dy), abs(dx)) < LEAST_STEP:
+        offset[0] += min(max(dy, -_LONGEST_STEP), _LONGEST_STEP)
+        offset[1] += min(max(dx, -_LONGEST_STEP), _LONGEST_STEP)
+        if max(abs(dy), abs(dx)) < _LEAST_STEP:
             break
     offset[0], offset[1] = min(max(offset[0], -_FURTHEST), _FURTHEST), min(max(offset[1], -_FURTHEST), _FURTHEST)
     return flux, sky
@@ -198,21 +201,20 @@ def _add_models(light, models, flux, window, source, dy, dx):  # noqa: ANN001, A
                 o[x] += f * p[x]
 
 
-def psf_at(psf: np.ndarray, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
+def psf_at(spline: tuple[np.ndarray, int], half: int, dy: Any, dx: Any) -> np.ndarray:
     """Move the PSF; contract in `astrid_gpu.ops.psf_fit.psf_at`."""
     out = np.empty((len(dy), 2 * half + 1, 2 * half + 1))
-    coefficients, first = spline_of(psf, half, max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0)))
-    _render_all(coefficients, first, np.ascontiguousarray(dy, float), np.ascontiguousarray(dx, float), out)
+    _render_all(*spline, np.ascontiguousarray(dy, float), np.ascontiguousarray(dx, float), out)
     return out
 
 
-def fit_stars(clean: Any, variance: Any, bad: Any, psf: Any, offset: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit_stars(
+    clean: Any, variance: Any, bad: Any, spline: tuple[np.ndarray, int], offset: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit stars; contract in `astrid_gpu.ops.psf_fit.fit_stars`."""
     clean, variance, places = (np.ascontiguousarray(a, float) for a in (clean, variance, np.array(offset, float)))
-    furthest = np.abs(places).max(initial=0.0) + (FITS - 1) * LONGEST_STEP
-    coefficients, first = spline_of(psf, clean.shape[1] // 2, furthest)
     flux, sky = np.empty(len(clean)), np.empty(len(clean))
-    _fit_all(clean, variance, np.ascontiguousarray(bad).view(np.uint8), coefficients, first, places, flux, sky)
+    _fit_all(clean, variance, np.ascontiguousarray(bad).view(np.uint8), *spline, places, flux, sky)
     return places, flux, sky
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba as nb
 import numpy as np
 from astrid_gpu.kernels._pool import share
 
-from astrid_gpu.ops.star_moments import LEAST_MOVE, LEAST_VARIANCE, ROUNDS, Shapes, limits, shapes_of, window_reach
-
 __all__ = ["star_moments"]
 
+# As in the reference.
+_ROUNDS = 30
+_LEAST_MOVE = 1e-4
+_LEAST_VARIANCE = 0.05
 _PART = 250  # sources that a thread takes at a time
 
 
@@ -67,7 +69,7 @@ def _unweight(sums, my, mx, yy, xy, xx, most, own):  # noqa: ANN001, ANN202
     """Write the source's own covariance; return whether its moments are usable."""
     total = sums[0]
     s_yy, s_xy, s_xx = sums[3] / total - my * my, sums[4] / total - my * mx, sums[5] / total - mx * mx
-    m_yy, m_xx = max(s_yy, LEAST_VARIANCE), max(s_xx, LEAST_VARIANCE)
+    m_yy, m_xx = max(s_yy, _LEAST_VARIANCE), max(s_xx, _LEAST_VARIANCE)
     bound = 0.99 * np.sqrt(m_yy * m_xx)
     m_xy = min(max(s_xy, -bound), bound)
     solvable = s_yy > -0.5 and s_xx > -0.5
@@ -93,7 +95,7 @@ def _fit(data, bad, y, x, half, start, most, reach, place, cov):  # noqa: ANN001
     cov[0], cov[1], cov[2] = start, 0.0, start
     place[:] = 0.0
     sums, own = np.empty(6), np.empty(3)
-    for i in range(ROUNDS):
+    for i in range(_ROUNDS):
         _sums(data, bad, box, y + place[0], x + place[1], cov[0], cov[1], cov[2], sums)
         if not sums[0] > 0:
             return False
@@ -107,7 +109,7 @@ def _fit(data, bad, y, x, half, start, most, reach, place, cov):  # noqa: ANN001
             cov[:] = own
         if not (fine and np.hypot(place[0], place[1]) < reach):
             return False
-        if abs(step_y) + abs(step_x) + change / start <= LEAST_MOVE:
+        if abs(step_y) + abs(step_x) + change / start <= _LEAST_MOVE:
             break
     return True
 
@@ -118,18 +120,25 @@ def _fit_some(data, bad, y, x, half, start, most, reach, first, last, places, co
         ok[k] = _fit(data, bad, y[k], x[k], half, start, most, reach, places[k], cov[k])
 
 
-def star_moments(data: Any, bad: Any, y: Any, x: Any, fwhm: float) -> Shapes:
+class _Moments(NamedTuple):
+    dy: np.ndarray
+    dx: np.ndarray
+    covariance: np.ndarray
+    converged: np.ndarray
+
+
+def star_moments(data: Any, bad: Any, y: Any, x: Any, limits: tuple[int, float, float, float]) -> _Moments:
     """Fit Gaussian windows; contract in `astrid_gpu.ops.star_moments.star_moments`. float32 frames are read as such."""
     pixels = np.ascontiguousarray(data, dtype=np.float32)
     holes = np.ascontiguousarray(bad).view(np.uint8)
     rows, columns = (np.ascontiguousarray(a, dtype=np.int64) for a in (y, x))
     m = len(rows)
     places, cov, ok = np.empty((m, 2)), np.empty((m, 3)), np.empty(m, np.bool_)
-    half, (start, most, reach) = window_reach(fwhm), limits(fwhm)
+    half, start, most, reach = limits
 
     def part(k: int) -> None:
         first, last = k * _PART, min((k + 1) * _PART, m)
         _fit_some(pixels, holes, rows, columns, half, start, most, reach, first, last, places, cov, ok)
 
     share(part, -(-m // _PART))
-    return shapes_of(rows, columns, places[:, 0], places[:, 1], cov, ok)
+    return _Moments(places[:, 0].copy(), places[:, 1].copy(), cov, ok)

@@ -8,10 +8,9 @@ import numba as nb
 import numpy as np
 from astrid_gpu.kernels._pool import share
 
-from astrid_gpu.ops.star_peaks import LEAST_COVER, filter_widths, peak_reach
-
 __all__ = ["star_peaks"]
 
+_LEAST_COVER = 0.05  # as in the reference
 _BAND = 32  # rows of a band: with its border it stays in the second-level cache
 _FAST = {"contract", "nsz", "reassoc"}
 
@@ -172,7 +171,7 @@ def _taps(sigma: float) -> np.ndarray:
 
 
 def star_peaks(
-    data: np.ndarray, bad: np.ndarray, rms: Any, fwhm: float, threshold: float
+    data: Any, bad: Any, rms: Any, widths: tuple[float, float], reach: tuple[int, int], threshold: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Find sources; contract in `astrid_gpu.ops.star_peaks.star_peaks`. Significances are good to 1e-6 of themselves.
 
@@ -182,7 +181,6 @@ def star_peaks(
     pixels = np.ascontiguousarray(data, dtype=np.float32)
     holes = np.ascontiguousarray(bad).view(np.uint8)
     unit, weight = _weights(rms, holes)
-    widths = filter_widths(fwhm)
     taps, exact = [], []
     for sigma in widths:
         norm = _taps(sigma / np.sqrt(2))
@@ -190,9 +188,8 @@ def star_peaks(
         root = np.sqrt(exact[-1][1])
         taps += [_taps(sigma), norm / root]  # g² is separable: its constant is split between both axes
     snr, fine = _filtered(pixels, holes, weight, 1.0 / unit, tuple(t.astype(np.float32) for t in taps))
-    reach, nearby = peak_reach(fwhm)
-    found = _peaks(snr, fine, reach, threshold)
-    y, x = _first_the_close(found, nearby, snr.shape)
+    found = _peaks(snr, fine, reach[0], threshold)
+    y, x = _first_the_close(found, reach[1], snr.shape)
     norms = np.empty(y.size)
     _norms(holes, weight, exact[0][0], y, x, norms)
     height = snr[y, x].astype(np.float64)
@@ -222,7 +219,7 @@ def _filtered(
         _filter_band(pixels, holes, weight, np.float32(scale), taps, least, first[k], last[k], snr, fine, ranges[k])
 
     share(lambda k: band(k, least), len(first))
-    enough = (LEAST_COVER * ranges[:, :, 1].max(axis=0)).astype(np.float32)
+    enough = (_LEAST_COVER * ranges[:, :, 1].max(axis=0)).astype(np.float32)
     again = np.flatnonzero((ranges[:, :, 0] <= enough).any(axis=1))
     share(lambda k: band(again[k], enough), len(again))
     return snr, fine

@@ -6,29 +6,22 @@ import numpy as np
 
 from astrid_gpu.ops.stamps import gather_stamps
 
-__all__ = [
-    "FITS",
-    "LEAST_STEP",
-    "LONGEST_STEP",
-    "MODEL_ERROR",
-    "crowd_light",
-    "crowd_sums",
-    "fit_stars",
-    "psf_at",
-    "spline_of",
-]
+__all__ = ["FURTHEST", "MODEL_ERROR", "Spline", "crowd_light", "crowd_sums", "fit_stars", "psf_at", "spline_of"]
 
 MODEL_ERROR = 0.02
 """Of the PSF's own value: keeps the brightest stars and the core from ruling alone."""
-FITS = 4
-LEAST_STEP = 1e-4
-"""Pixels. The fit is linear in the shift: after one this small nothing is left to find."""
-LONGEST_STEP = 0.5
-_FURTHEST = 2.0
+FURTHEST = 2.0
+"""Pixels: a centre is not sought further from the middle pixel of its window."""
+_FITS = 4
+_LEAST_STEP = 1e-4  # px; the fit is linear in the shift: after one this small nothing is left to find
+_LONGEST_STEP = 0.5
+
+Spline = tuple[np.ndarray, int]
+"""Cubic-spline coefficients of a stamp, and the index of those that the windows begin at."""
 
 
-def spline_of(psf: np.ndarray, half: int, reach: float) -> tuple[np.ndarray, int]:
-    """Return a stamp's cubic-spline coefficients, and the index of those that windows of half side `half` begin at.
+def spline_of(psf: np.ndarray, half: int, reach: float) -> Spline:
+    """Return the spline through a stamp, for windows of half side `half` that it is to be moved in.
 
     Parameters
     ----------
@@ -44,12 +37,13 @@ def spline_of(psf: np.ndarray, half: int, reach: float) -> tuple[np.ndarray, int
     return spline_filter(np.pad(psf, grow), order=3, mode="mirror"), own + grow - half
 
 
-def psf_at(psf: np.ndarray, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
-    """Return the PSF centred (dy, dx) off the middle of windows of half side `half`, by a cubic spline.
+def psf_at(spline: Spline, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
+    """Return the PSF centred (dy, dx) off the middle of windows of half side `half`.
 
     Parameters
     ----------
-    psf : float array, shape (k, k), k odd
+    spline : Spline
+        Made for this `half` and for shifts as large as these.
     half : int
     dy, dx : float array, shape (m,)
 
@@ -59,7 +53,7 @@ def psf_at(psf: np.ndarray, half: int, dy: np.ndarray, dx: np.ndarray) -> np.nda
         0 beyond the stamp. One shift a window, so the spline is four taps along each axis.
     """
     side = 2 * half + 1
-    coefficients, first = spline_of(psf, half, max(np.abs(dy).max(initial=0), np.abs(dx).max(initial=0)))
+    coefficients, first = spline
     (sy, wy), (sx, wx) = _taps(-dy), _taps(-dx)
     out = np.empty((len(dy), side, side))
     for jy, jx in {*zip(sy.tolist(), sx.tolist(), strict=True)}:  # windows of one whole-pixel shift go together
@@ -79,7 +73,7 @@ def _taps(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_stars(
-    clean: np.ndarray, variance: np.ndarray, bad: np.ndarray, psf: np.ndarray, offset: np.ndarray
+    clean: np.ndarray, variance: np.ndarray, bad: np.ndarray, spline: Spline, offset: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     r"""Fit flux f, centre and sky c of each star: its window is :math:`f P(x - \delta) + c`.
 
@@ -92,30 +86,30 @@ def fit_stars(
     clean, variance : float64 array, shape (m, s, s), s odd
         Neighbours taken off.
     bad : bool array, shape (m, s, s)
-    psf : float64 array, shape (k, k), k odd
-        Of sum 1.
+    spline : Spline
+        Of the PSF, made for these windows and for shifts of 2 px and the steps of three fits.
     offset : float array, shape (m, 2)
         First centres (y, x) off the middle pixels.
 
     Returns
     -------
     offset : float64 array (m, 2)
-        At most 2 px.
+        At most `FURTHEST`.
     flux, sky : float64 array (m,)
     """
     m, half = len(clean), clean.shape[1] // 2
     offset, flux, sky = np.array(offset, float), np.zeros(m), np.zeros(m)
     live = np.arange(m)
-    for i in range(FITS):
-        model = psf_at(psf, half, offset[live, 0], offset[live, 1])
+    for i in range(_FITS):
+        model = psf_at(spline, half, offset[live, 0], offset[live, 1])
         flux[live], sky[live], step = _linear_fit(clean[live], variance[live], bad[live], model)
-        if i == FITS - 1:
+        if i == _FITS - 1:
             break
-        offset[live] += np.clip(step, -LONGEST_STEP, LONGEST_STEP)
-        live = live[np.abs(step).max(axis=1, initial=0.0) >= LEAST_STEP]
+        offset[live] += np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
+        live = live[np.abs(step).max(axis=1, initial=0.0) >= _LEAST_STEP]
         if live.size == 0:
             break
-    return np.clip(offset, -_FURTHEST, _FURTHEST), flux, sky
+    return np.clip(offset, -FURTHEST, FURTHEST), flux, sky
 
 
 def _linear_fit(

@@ -9,13 +9,20 @@ import numpy as np
 from astrid_gpu.ops.stamps import gather_stamps
 from astrid_gpu.ops.star_peaks import FWHM_PER_SIGMA
 
-__all__ = ["LEAST_MOVE", "LEAST_VARIANCE", "ROUNDS", "Shapes", "limits", "shapes_of", "star_moments", "window_reach"]
+__all__ = ["Moments", "Shapes", "moment_limits", "shapes_of", "star_moments"]
 
-ROUNDS = 30
-LEAST_MOVE = 1e-4
-"""Centre in pixels plus covariance relative to the start's: a source that moves by less in a round is done."""
-LEAST_VARIANCE = 0.05
-"""Pixels squared: all light in one pixel (a hot pixel) has no second moment; so it is merely the narrowest thing."""
+_ROUNDS = 30
+_LEAST_MOVE = 1e-4  # centre in pixels plus covariance relative to the start's: what moves less in a round is done
+_LEAST_VARIANCE = 0.05  # px²; all light in one pixel (a hot pixel) has no second moment: so it is merely the narrowest
+
+
+class Moments(NamedTuple):
+    """Centres off the peak pixels, shape (m,), covariances yy, xy, xx, shape (m, 3), and which of them converged."""
+
+    dy: np.ndarray
+    dx: np.ndarray
+    covariance: np.ndarray
+    converged: np.ndarray
 
 
 class Shapes(NamedTuple):
@@ -28,18 +35,15 @@ class Shapes(NamedTuple):
     converged: np.ndarray
 
 
-def window_reach(fwhm: float) -> int:
-    """Return the half side of the window in pixels: 2 FWHM, at least 4."""
-    return max(4, int(np.ceil(2.0 * fwhm)))
-
-
-def limits(fwhm: float) -> tuple[float, float, float]:
-    """Return the variance to start from, the largest a window may have, and how far a centre may go; pixels."""
+def moment_limits(fwhm: float) -> tuple[int, float, float, float]:
+    """Return half side of the window (4 at least), variance to start from, largest one, and reach of a centre; px."""
     start = (fwhm / FWHM_PER_SIGMA) ** 2
-    return start, max(9.0 * start, 4.0), max(1.5, 0.6 * fwhm)
+    return max(4, int(np.ceil(2.0 * fwhm))), start, max(9.0 * start, 4.0), max(1.5, 0.6 * fwhm)
 
 
-def star_moments(data: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float) -> Shapes:
+def star_moments(
+    data: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, limits: tuple[int, float, float, float]
+) -> Moments:
     r"""Fit an elliptical Gaussian window to each source by matching moments (Bernstein & Jarvis 2002, AJ 123, 583).
 
     The window's covariance C and the weighted moments M of the source under it give the source's own covariance
@@ -54,27 +58,25 @@ def star_moments(data: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray
     bad : bool array, shape (ny, nx)
     y, x : int array, shape (m,)
         Peak pixels, inside the frame.
-    fwhm : float
-        Start, and with it the size of the window: 2 FWHM to either side, at least 4 px.
+    limits : (int, float, float, float)
+        See `moment_limits`.
 
     Returns
     -------
-    Shapes
-        Centres in pixels of the frame; those that run away keep the start and converged = False.
-        Cost: O(m rounds window²), `ROUNDS` at most and about ten as a rule.
+    Moments
+        Of those that run away converged is False. Cost: O(m rounds window²), 30 rounds at most and about ten as a rule.
     """
-    half = window_reach(fwhm)
+    half, start, most, reach = limits
     places = (np.zeros(len(y), np.int64), y, x, 2 * half + 1)
     stamps = gather_stamps(data[None], *places, 0.0).astype(np.float64)
     stamps[gather_stamps(bad[None], *places, 0.0)] = 0.0
     m = len(y)
     grid = np.arange(-half, half + 1, dtype=float)
-    start, most, reach = limits(fwhm)
     cov = np.tile([start, 0.0, start], (m, 1))  # yy, xy, xx
     cy, cx, ok = np.zeros(m), np.zeros(m), np.ones(m, dtype=bool)
     moved = np.full(m, np.inf)
-    for i in range(ROUNDS):
-        live = np.flatnonzero(ok & (moved > LEAST_MOVE))
+    for i in range(_ROUNDS):
+        live = np.flatnonzero(ok & (moved > _LEAST_MOVE))
         if live.size == 0:
             break
         new_cy, new_cx, new_cov, fine = _moment_step(stamps[live], grid, cy[live], cx[live], cov[live], most)
@@ -83,17 +85,17 @@ def star_moments(data: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray
         if i >= 2:
             cov[live] = np.where(fine[:, None], new_cov, cov[live])
         ok[live] = fine & (np.hypot(new_cy, new_cx) < reach)
-    return shapes_of(y, x, cy, cx, cov, ok)
+    return Moments(cy, cx, cov, ok)
 
 
-def shapes_of(y: np.ndarray, x: np.ndarray, cy: np.ndarray, cx: np.ndarray, cov: np.ndarray, ok: np.ndarray) -> Shapes:
-    """Return shapes from peak pixels, offsets from them and covariances (yy, xy, xx), shape (m, 3)."""
-    yy, xy, xx = cov.T
+def shapes_of(y: np.ndarray, x: np.ndarray, moments: Moments) -> Shapes:
+    """Return centres in pixels of the frame, those of the peak where nothing converged, sizes and ellipticities."""
+    yy, xy, xx = moments.covariance.T
     det = np.maximum(yy * xx - xy**2, 1e-12)
     spread = np.sqrt((yy - xx) ** 2 / 4 + xy**2)
     major2, minor2 = (yy + xx) / 2 + spread, np.maximum((yy + xx) / 2 - spread, 1e-12)
-    cy, cx = np.where(ok, cy, 0.0), np.where(ok, cx, 0.0)
-    return Shapes(y + cy, x + cx, FWHM_PER_SIGMA * det**0.25, 1 - np.sqrt(minor2 / major2), ok)
+    dy, dx = (np.where(moments.converged, d, 0.0) for d in moments[:2])
+    return Shapes(y + dy, x + dx, FWHM_PER_SIGMA * det**0.25, 1 - np.sqrt(minor2 / major2), moments.converged)
 
 
 def _moment_step(
@@ -117,7 +119,7 @@ def _moment_step(
 
 def _unweight(moments: np.ndarray, cov: np.ndarray, most: float) -> tuple[np.ndarray, np.ndarray]:
     """Return O = (M^-1 - C^-1)^-1 with its eigenvalues kept between 0.25 px² and `most`."""
-    m_yy, m_xx = np.maximum(moments[:, 0], LEAST_VARIANCE), np.maximum(moments[:, 2], LEAST_VARIANCE)
+    m_yy, m_xx = np.maximum(moments[:, 0], _LEAST_VARIANCE), np.maximum(moments[:, 2], _LEAST_VARIANCE)
     m_xy = np.clip(moments[:, 1], -0.99 * np.sqrt(m_yy * m_xx), 0.99 * np.sqrt(m_yy * m_xx))
     c_yy, c_xy, c_xx = cov.T
     m_det, c_det = m_yy * m_xx - m_xy**2, c_yy * c_xx - c_xy**2

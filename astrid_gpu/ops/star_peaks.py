@@ -8,11 +8,10 @@ import numpy as np
 
 from astrid_gpu.ops.mask import dilate
 
-__all__ = ["FWHM_PER_SIGMA", "LEAST_COVER", "filter_widths", "matched_filter", "peak_reach", "star_peaks"]
+__all__ = ["FWHM_PER_SIGMA", "filter_widths", "matched_filter", "peak_reach", "star_peaks"]
 
 FWHM_PER_SIGMA = 2.3548200450309493
-LEAST_COVER = 0.05
-"""Of the largest sum of weights under the filter: pixels with less have no significance."""
+_LEAST_COVER = 0.05  # of the largest sum of weights under the filter: pixels with less have no significance
 
 
 def filter_widths(fwhm: float) -> tuple[float, float]:
@@ -26,11 +25,16 @@ def peak_reach(fwhm: float) -> tuple[int, int]:
 
 
 def star_peaks(
-    data: np.ndarray, bad: np.ndarray, rms: Any, fwhm: float, threshold: float
+    data: np.ndarray,
+    bad: np.ndarray,
+    rms: Any,
+    widths: tuple[float, float],
+    reach: tuple[int, int],
+    threshold: float,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     r"""Find the sources above `threshold` in a Gaussian matched filter.
 
-    With weights :math:`w = 1 / \sigma^2` (0 at bad pixels) and a Gaussian :math:`g` of `fwhm` and of sum 1,
+    With weights :math:`w = 1 / \sigma^2` (0 at bad pixels) and a Gaussian :math:`g` as wide as a star and of sum 1,
 
     .. math:: f = \frac{g \star w I}{g^2 \star w}, \qquad s = \frac{g \star w I}{\sqrt{g^2 \star w}}
 
@@ -45,8 +49,10 @@ def star_peaks(
     bad : bool array, shape (ny, nx)
     rms : float or float array (ny, nx)
         Standard deviation of the background, positive; that of bad pixels does not count.
-    fwhm : float
-        Pixels.
+    widths : (float, float)
+        Sigmas of both filters in pixels, see `filter_widths`.
+    reach : (int, int)
+        See `peak_reach`.
     threshold : float
         Sigmas.
 
@@ -59,14 +65,14 @@ def star_peaks(
     values = np.where(bad, 0.0, data.astype(np.float64))
     safe = np.where(bad, 1.0, np.broadcast_to(np.asarray(rms, float), data.shape))
     weight = np.where(bad, 0.0, 1.0 / safe**2)
-    wide, narrow = filter_widths(fwhm)
-    snr, flux = matched_filter(values, weight, wide)
-    fine, _ = matched_filter(values, weight, narrow)
+    snr, flux = matched_filter(values, weight, widths[0])
+    fine, _ = matched_filter(values, weight, widths[1])
     # Noise of the difference about 1, and 2 % for imperfect profiles.
     excess = fine - 0.5 * snr
-    reach, nearby = peak_reach(fwhm)
-    broad = _highest(snr, reach) & (snr > threshold)
-    close = _highest(fine, reach) & (excess > max(threshold, 5.0) + 0.02 * snr) & (fine > threshold) & (snr > threshold)
+    highest, nearby = reach
+    broad = _highest(snr, highest) & (snr > threshold)
+    close = _highest(fine, highest) & (excess > max(threshold, 5.0) + 0.02 * snr) & (fine > threshold)
+    close &= snr > threshold
     y, x = np.nonzero(close | (broad & ~dilate(close, nearby)))
     return y, x, snr[y, x], flux[y, x]
 
@@ -78,7 +84,7 @@ def matched_filter(data: np.ndarray, weight: np.ndarray, sigma: float) -> tuple[
     # g² is a Gaussian of sigma / sqrt(2) and of sum 1 / (4 pi sigma²).
     norm = gaussian_filter(weight, sigma / np.sqrt(2), mode="constant") / (4 * np.pi * sigma**2)
     signal = gaussian_filter(data * weight, sigma, mode="constant")
-    enough = norm > LEAST_COVER * norm.max() if norm.size else norm > 0
+    enough = norm > _LEAST_COVER * norm.max() if norm.size else norm > 0
     safe = np.where(enough, norm, 1.0)
     return np.where(enough, signal / np.sqrt(safe), 0.0), np.where(enough, signal / safe, 0.0)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astrid_gpu._psf_stack import _fourier_shift
-from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, fit_stars, psf_at
+from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, fit_stars, psf_at, spline_of
 from astrid_gpu.ops.psf_stamps import moffat_stamp
 
 kernels = pytest.importorskip("astrid_gpu.kernels.psf_fit_numba", reason="the twins need Numba")
@@ -15,29 +15,31 @@ kernels = pytest.importorskip("astrid_gpu.kernels.psf_fit_numba", reason="the tw
 @pytest.fixture
 def windows(rng):
     """Twelve stars in windows wider than the PSF's stamp, with bad pixels; one without light, one without pixels."""
-    psf = moffat_stamp(2.7, 3.2, 21)
+    spline = spline_of(moffat_stamp(2.7, 3.2, 21), 15, 4.0)
     offset = rng.uniform(-0.8, 0.8, (12, 2))
     flux = np.exp(rng.uniform(5, 9, 12))
     flux[3] = -200.0
     variance = np.full((12, 31, 31), 4.0) + rng.uniform(size=(12, 31, 31))
-    clean = flux[:, None, None] * psf_at(psf, 15, *offset.T) + 1.5 + rng.normal(size=variance.shape) * np.sqrt(variance)
+    clean = (
+        flux[:, None, None] * psf_at(spline, 15, *offset.T) + 1.5 + rng.normal(size=variance.shape) * np.sqrt(variance)
+    )
     bad = rng.uniform(size=clean.shape) < 0.02
     bad[5] = True
-    return np.where(bad, 0.0, clean), variance, bad, psf, offset, flux
+    return np.where(bad, 0.0, clean), variance, bad, spline, offset, flux
 
 
 @pytest.mark.parametrize("half", [6, 10, 17])
 def test_psf_at(rng, half):
-    psf = moffat_stamp(2.2, 3.0, 21)
+    spline = spline_of(moffat_stamp(2.2, 3.0, 21), half, 3.0)
     offset = rng.uniform(-3, 3, (2, 9))
     offset[:, 0] = 0.0
-    np.testing.assert_allclose(kernels.psf_at(psf, half, *offset), psf_at(psf, half, *offset), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(kernels.psf_at(spline, half, *offset), psf_at(spline, half, *offset), rtol=0, atol=1e-15)
 
 
 def test_fit_stars(windows):
-    clean, variance, bad, psf, truth, flux = windows
+    clean, variance, bad, spline, truth, flux = windows
     guess = truth + 0.3
-    expected, found = (f(clean, variance, bad, psf, guess) for f in (fit_stars, kernels.fit_stars))
+    expected, found = (f(clean, variance, bad, spline, guess) for f in (fit_stars, kernels.fit_stars))
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-9)
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-9)
     np.testing.assert_allclose(found[2], expected[2], rtol=0, atol=1e-8)
@@ -50,11 +52,11 @@ def test_fit_stars(windows):
 
 
 def test_crowd(rng):
-    psf = moffat_stamp(2.7, 3.2, 15)
+    spline = spline_of(moffat_stamp(2.7, 3.2, 15), 7, 0.5)
     bad = rng.uniform(size=(60, 70)) < 0.05
     data = np.where(bad, np.nan, rng.normal(10, 3, bad.shape)).astype(np.float32)
     y, x = np.array([0, 59, 30, 31, 12]), np.array([69, 0, 35, 37, 20])
-    models = psf_at(psf, 7, *rng.uniform(-0.5, 0.5, (2, 5)))
+    models = psf_at(spline, 7, *rng.uniform(-0.5, 0.5, (2, 5)))
     expected, found = (f(data, bad, y, x, models) for f in (crowd_sums, kernels.crowd_sums))
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12)
