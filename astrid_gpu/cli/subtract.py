@@ -82,8 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
-    from astrid_gpu.run.pair import run_pair
+    from astrid_gpu.run.profile import Profile, process_age
 
+    profile = Profile(process_age())
+    with profile.stage("imports"):
+        from astrid_gpu.run.pair import run_pair
     result = run_pair(
         args.science[0],
         args.reference,
@@ -91,6 +94,7 @@ def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
         science_planes=_planes(args, "science"),
         sigma_science=args.sigma_science,
         flux_ratio=args.flux_ratio,
+        profile=profile,
         **options,
     )
     _tell(args, result)
@@ -133,8 +137,7 @@ def _tell(args: argparse.Namespace, result: Any) -> None:
     if not args.quiet:
         sys.stderr.write("".join(f"{step}\n" for step in result.difference.steps))
     if args.profile:
-        profile = getattr(result, "profile", None) or result.difference.metrics["profile"]
-        sys.stderr.write("".join(f"{seconds:8.3f} s  {stage}\n" for stage, seconds in profile.items()))
+        sys.stderr.write(f"{result.profile}\n")
 
 
 def _summary(result: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.io import read_image
 from astrid_gpu.results import Difference
 from astrid_gpu.run.pair import PairRun, _write_summary, write_results
+from astrid_gpu.run.profile import Profile
 from astrid_gpu.subtract_stack import subtract_stack
 
 __all__ = ["run_stack"]
@@ -56,9 +57,12 @@ def run_stack(
     differences = subtract_stack(
         science, shared, batch=1, on_error="return", config=settings, sigma_reference=sigma_reference
     )
-    for path, folder, diff in zip(science, _folders(science), differences, strict=True):
+    for path, folder in zip(science, _folders(science), strict=True):
+        profile = Profile()
+        with profile.stage("reading and other"):
+            diff = next(differences)
         try:
-            yield str(path), _write(diff, settings, finding, Path(output) / folder, extensions)
+            yield str(path), _write(diff, settings, finding, Path(output) / folder, extensions, profile)
         except (AstridGpuError, OSError) as exc:
             yield str(path), exc if isinstance(exc, AstridGpuError) else AstridGpuError(f"{path}: {exc}")
 
@@ -69,14 +73,19 @@ def _write(
     finding: DetectConfig,
     folder: Path,
     extensions: tuple[str, ...] | None,
+    profile: Profile,
 ) -> PairRun:
     """Detect and write, or raise the error that took the difference's place."""
     if isinstance(diff, AstridGpuError):
         raise diff
-    candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
-    files = write_results(diff, candidates, folder, size=finding.size, extensions=extensions)
+    profile.split(diff.metrics["profile"], {})
+    with profile.stage("detection"):
+        candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
+    files = write_results(diff, candidates, folder, size=finding.size, extensions=extensions, profile=profile)
+    diff.metrics["profile"] = profile.seconds()
     files["summary.json"] = _write_summary(diff, candidates, settings, finding, folder, files)
-    return PairRun(diff, candidates, files)
+    profile.stop()
+    return PairRun(diff, candidates, files, profile)
 
 
 def _folders(paths: Sequence[str | Path]) -> list[str]:
