@@ -204,7 +204,7 @@ def _add_models(light, models, flux, window, source, dy, dx):  # noqa: ANN001, A
 def psf_at(spline: tuple[np.ndarray, int], half: int, dy: Any, dx: Any) -> np.ndarray:
     """Move the PSF; contract in `astrid_gpu.ops.psf_fit.psf_at`."""
     out = np.empty((len(dy), 2 * half + 1, 2 * half + 1))
-    _render_all(*spline, np.ascontiguousarray(dy, float), np.ascontiguousarray(dx, float), out)
+    _render_all(*spline, np.require(dy, float, "CW"), np.require(dx, float, "CW"), out)
     return out
 
 
@@ -212,22 +212,22 @@ def fit_stars(
     clean: Any, variance: Any, bad: Any, spline: tuple[np.ndarray, int], offset: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit stars; contract in `astrid_gpu.ops.psf_fit.fit_stars`."""
-    clean, variance, places = (np.ascontiguousarray(a, float) for a in (clean, variance, np.array(offset, float)))
+    clean, variance, places = (np.require(a, float, "CW") for a in (clean, variance, np.array(offset, float)))
     flux, sky = np.empty(len(clean)), np.empty(len(clean))
-    _fit_all(clean, variance, np.ascontiguousarray(bad).view(np.uint8), *spline, places, flux, sky)
+    _fit_all(clean, variance, np.require(bad, bool, "CW").view(np.uint8), *spline, places, flux, sky)
     return places, flux, sky
 
 
 def crowd_sums(data: Any, bad: Any, y: Any, x: Any, models: Any) -> tuple[np.ndarray, np.ndarray]:
     """Sum over windows; contract in `astrid_gpu.ops.psf_fit.crowd_sums`. float32 frames are read as such."""
     light, square = np.empty(len(models)), np.empty(len(models))
-    rows, columns = (np.ascontiguousarray(a, np.int64) for a in (y, x))
-    frame = np.ascontiguousarray(data, np.float32), np.ascontiguousarray(bad).view(np.uint8)
-    _sum_windows(*frame, rows, columns, np.ascontiguousarray(models), light, square)
+    rows, columns = (np.require(a, np.int64, "CW") for a in (y, x))
+    frame = np.require(data, np.float32, "CW"), np.require(bad, bool, "CW").view(np.uint8)
+    _sum_windows(*frame, rows, columns, np.require(models, float, "CW"), light, square)
     return light, square
 
 
 def crowd_light(light: Any, models: Any, flux: Any, window: Any, source: Any, dy: Any, dx: Any) -> None:
     """Add sources to windows; contract in `astrid_gpu.ops.psf_fit.crowd_light`. `light` is contiguous."""
-    pairs = (np.ascontiguousarray(a, np.int64) for a in (window, source, dy, dx))
-    _add_models(light, np.ascontiguousarray(models), np.ascontiguousarray(flux, float), *pairs)
+    pairs = (np.require(a, np.int64, "CW") for a in (window, source, dy, dx))
+    _add_models(light, np.require(models, float, "CW"), np.require(flux, float, "CW"), *pairs)

@@ -129,9 +129,9 @@ class _Moments(NamedTuple):
 
 def star_moments(data: Any, bad: Any, y: Any, x: Any, limits: tuple[int, float, float, float]) -> _Moments:
     """Fit Gaussian windows; contract in `astrid_gpu.ops.star_moments.star_moments`. float32 frames are read as such."""
-    pixels = np.ascontiguousarray(data, dtype=np.float32)
-    holes = np.ascontiguousarray(bad).view(np.uint8)
-    rows, columns = (np.ascontiguousarray(a, dtype=np.int64) for a in (y, x))
+    pixels = np.require(data, np.float32, "CW")
+    holes = np.require(bad, bool, "CW").view(np.uint8)
+    rows, columns = (np.require(a, np.int64, "CW") for a in (y, x))
     m = len(rows)
     places, cov, ok = np.empty((m, 2)), np.empty((m, 3)), np.empty(m, np.bool_)
     half, start, most, reach = limits

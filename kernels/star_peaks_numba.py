@@ -178,8 +178,8 @@ def star_peaks(
     The frame is passed over once for both filters and once for their peaks. Where the weights' maximum proves so high
     that some pixels are covered too little, their bands are filtered again with that known.
     """
-    pixels = np.ascontiguousarray(data, dtype=np.float32)
-    holes = np.ascontiguousarray(bad).view(np.uint8)
+    pixels = np.require(data, np.float32, "CW")
+    holes = np.require(bad, bool, "CW").view(np.uint8)
     unit, weight = _weights(rms, holes)
     taps, exact = [], []
     for sigma in widths:

@@ -78,3 +78,17 @@ def test_star_moments(rng, fwhm):
         # One of them may take a round more where the change is within rounding of the limit.
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-3)
         assert np.median(np.abs(getattr(found, name) - getattr(expected, name))) < 1e-9
+
+
+def test_a_frame_that_cannot_be_written_is_not_compiled_for_anew(rng):
+    from astrid_gpu.kernels import star_peaks_numba
+
+    data, holes, sigma, _ = crowd(rng, (64, 64))
+    how = sigma, filter_widths(3.0), peak_reach(3.0), 5.0
+    first = star_peaks_numba.star_peaks(data, holes, *how)
+    known = len(star_peaks_numba._filter_band.signatures)
+    data.setflags(write=False)
+    holes.setflags(write=False)
+    again = star_peaks_numba.star_peaks(data, holes, *how)
+    assert len(star_peaks_numba._filter_band.signatures) == known
+    np.testing.assert_array_equal(again[2], first[2])
