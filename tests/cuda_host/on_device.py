@@ -12,7 +12,7 @@ import numpy as np
 
 import astrid_gpu as ag
 from tests.cuda_host.cases import CASES, ON_DEVICE, leaves
-from tests.cuda_host.problems import subtract_and_decode
+from tests.cuda_host.problems import launch_the_rest
 
 
 def main(names: list[str]) -> None:
@@ -27,7 +27,7 @@ def main(names: list[str]) -> None:
                 backend.to_host(result)
         print(name, flush=True)
     if not names or "zogy_maps" in names:
-        subtract_and_decode(backend, np.random.default_rng(2))
+        launch_the_rest(backend, np.random.default_rng(2))
         print("zogy_maps", flush=True)
 
 

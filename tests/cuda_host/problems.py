@@ -11,7 +11,7 @@ from astrid_gpu.engine._frames import combine_masks
 from astrid_gpu.engine._problem import check
 from astrid_gpu.engine.zogy import zogy
 
-__all__ = ["ALL", "KINDS", "given", "problem", "psf", "subtract_and_decode"]
+__all__ = ["ALL", "KINDS", "given", "launch_the_rest", "problem", "psf"]
 
 ALL = ("difference", "score", "score_corr", "flux")
 
@@ -73,8 +73,8 @@ def problem(backend: Any, args: dict[str, Any], dtype: Any = np.float32) -> tupl
     return checked, combine_masks(backend, checked.science, checked.reference, checked.mask)
 
 
-def subtract_and_decode(backend: Any, rng: np.random.Generator) -> None:
-    """Launch every kernel that belongs to no operation of its own: the fused subtraction's and the decoders."""
+def launch_the_rest(backend: Any, rng: np.random.Generator) -> None:
+    """Launch the kernels that the cases of `cases.py` leave out: the fused subtraction's, decoders, large boxes."""
     from astrid_gpu.backends.cuda.maps_job import job_of
     from astrid_gpu.backends.cuda.maps_runner import PeakList, Runner
     from astrid_gpu.backends.cuda.zogy_maps import prepare, spec_of
@@ -101,3 +101,7 @@ def subtract_and_decode(backend: Any, rng: np.random.Generator) -> None:
     sizes = (*(np.int32(v) for v in (40, 43, 7)), np.int64(0), np.int64(0))
     found = xp.zeros(1, np.uint64)
     ctx.kernel("zogy.cu", "gather_peaks")((4, 3), (128,), (room[0], found, images, images, images, stamps, *sizes))
+    sky = xp.asarray(rng.standard_normal((1, 80, 70)).astype(np.float32))
+    level, _, good = backend.ops["mesh_statistics"](sky, None, 80, 3.0, "median")
+    assert abs(float(backend.to_host(level)[0, 0, 0])) < 0.2
+    assert int(backend.to_host(good)[0, 0, 0]) == 5600

@@ -15,7 +15,7 @@ from astrid_gpu.backends.cuda.signature import parse_signatures
 from tests.cuda_host import build as host
 from tests.cuda_host import emu
 from tests.cuda_host.cases import CASES, leaves
-from tests.cuda_host.problems import subtract_and_decode
+from tests.cuda_host.problems import launch_the_rest
 
 pytestmark = pytest.mark.skipif(bool(host.why_unavailable()), reason=host.why_unavailable() or "available")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -39,8 +39,8 @@ def test_every_operation_has_a_case_and_every_kernel_is_launched(rng):
     ops = cuda_ops(ctx)
     assert set(ops) == {*CASES, "zogy_maps"}  # that one takes a problem: tests/parity/test_zogy_maps_cuda.py
     backend = emu.backend()
-    backend.context = ctx
-    subtract_and_decode(backend, rng)
+    backend.context, backend.ops = ctx, ops
+    launch_the_rest(backend, rng)
     for name, case in CASES.items():
         ops[name](*case(rng, np.float32))
     masks = (rng.random((1, 9, 9)) < 0.5).astype(np.uint8), np.zeros(1, np.int64), np.ones(1, np.int64)

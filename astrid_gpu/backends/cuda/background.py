@@ -13,6 +13,7 @@ __all__ = ["mesh_interpolate", "mesh_statistics"]
 
 _THREADS = 256
 _ROWS_A_BLOCK = 8  # rows that one block of mesh_interpolate shares its weights over
+_HELD = 4096  # pixels of a box that a block keeps in registers: THREADS * HELD of background.cu
 _MAX_GRID = 65535  # largest grid along y and z
 _STATISTICS = {"sextractor": 0, "median": 1, "mean": 2}
 
@@ -32,7 +33,8 @@ def mesh_statistics(
     count = xp.empty((n, by, bx), np.int32)
     flags = None if mask is None else xp.ascontiguousarray(mask, dtype=np.bool_)
     shared = flags is not None and flags.shape[0] == 1
-    kernel = ctx.kernel("background.cu", "mesh_statistics")
+    largest = -(-ny // by) * -(-nx // bx)  # no box has more pixels
+    kernel = ctx.kernel("background.cu", "mesh_statistics_held" if largest <= _HELD else "mesh_statistics")
     for first in range(0, n, _MAX_GRID):
         part = slice(first, min(n, first + _MAX_GRID))
         kernel(
