@@ -82,11 +82,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from astrid_gpu.run.pair import run_pair
     from astrid_gpu.run.profile import Profile, process_age
 
-    profile = Profile(process_age())
-    with profile.stage("imports"):
-        from astrid_gpu.run.pair import run_pair
     result = run_pair(
         args.science[0],
         args.reference,
@@ -94,7 +92,7 @@ def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
         science_planes=_planes(args, "science"),
         sigma_science=args.sigma_science,
         flux_ratio=args.flux_ratio,
-        profile=profile,
+        profile=Profile(process_age()),
         **options,
     )
     _tell(args, result)

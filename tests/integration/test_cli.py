@@ -59,7 +59,7 @@ def test_every_estimate_is_printed_and_kept(done):
     for step in summary["steps"]:
         assert step["text"] in process.stderr
     told = {" ".join(line.split()[4:]) for line in process.stderr.splitlines() if " % " in line}
-    for stage in ("start", "imports", "reading", "background", "alignment", "subtraction", "writing", "total"):
+    for stage in ("start", "reading", "background", "alignment", "subtraction", "writing", "total"):
         assert any(text.startswith(stage) for text in told), stage
 
 
