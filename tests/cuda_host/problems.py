@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu.backends.cuda.stream import Exposure
 from astrid_gpu.engine._frames import combine_masks
 from astrid_gpu.engine._problem import check
 from astrid_gpu.engine.zogy import zogy
@@ -60,6 +61,7 @@ def given(kind: str, rng: np.random.Generator, n: int = 3, shape: tuple[int, int
     return args
 
 
+STREAM_SHAPE = (46, 52)
 KINDS = ("blank", "plain", "flat", "maps", "noise", "holes", "psfs", "everything")
 
 
@@ -71,6 +73,22 @@ def problem(backend: Any, args: dict[str, Any], dtype: Any = np.float32) -> tupl
     moved = {k: backend.asarray(v.astype(dtype)) if k in images and np.ndim(v) else v for k, v in args.items()}
     checked = check(full | moved)
     return checked, combine_masks(backend, checked.science, checked.reference, checked.mask)
+
+
+def exposures(n: int, dtype: str = "<u2", *, blank: int | None = None) -> list[Exposure]:
+    """Return frames of sky, static stars and one new star each, with noise and gain of their own."""
+    rng = np.random.default_rng(5)
+    found = []
+    for i in range(n):
+        sigma = 4.0 + 0.5 * (i % 3)
+        sky = sigma * rng.standard_normal(STREAM_SHAPE)
+        sky[10 : 10 + 15, 20 + i : 35 + i] += 1500 * psf(2.0)
+        scale, zero = 0.5, -100.0 - i
+        counts = np.rint((sky - zero) / scale)
+        if blank is not None:
+            counts[30:33, 5 + i : 9 + i] = blank
+        found.append(Exposure(counts.astype(dtype), scale, zero, sigma, 1.0 + 0.1 * i, 0.2, blank))
+    return found
 
 
 def launch_the_rest(backend: Any, rng: np.random.Generator) -> None:

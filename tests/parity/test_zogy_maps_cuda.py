@@ -12,10 +12,11 @@ from astrid_gpu.backends.cuda.maps_job import job_of
 from astrid_gpu.backends.cuda.maps_runner import PeakList, Runner
 from astrid_gpu.backends.cuda.plans import smooth_length
 from astrid_gpu.backends.cuda.stamp_grid import first_grid
+from astrid_gpu.backends.cuda.stream import SubtractionStream
 from astrid_gpu.backends.cuda.zogy_maps import prepare, spec_of, zogy_maps
 from astrid_gpu.backends.numpy_ import NumpyBackend
 from tests.cuda_host import build, device, emu
-from tests.cuda_host.problems import ALL, KINDS, given, problem
+from tests.cuda_host.problems import ALL, KINDS, STREAM_SHAPE, exposures, given, problem
 
 
 class Exact(NumpyBackend):
@@ -156,3 +157,21 @@ def test_kernels_on_a_small_grid_are_those_of_the_frame(any_device, rng):
     job = job_of(b.context, *problem(b, args), set(ALL))
     assert prepare(b.context, job, 2)[0] < job.padded[0]
     assert_exact(maps_of(b, args), ag.zogy(**args, backend=Exact()))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_streamed_exposures_have_the_same_candidates(any_device, graph):
+    """Three slots, six batches: real streams and events where there is a device."""
+    frames = exposures(11)
+    args = given("maps", np.random.default_rng(6), n=1, shape=STREAM_SHAPE) | {"variance_science": None}
+    stream = SubtractionStream(
+        any_device.context, *problem(any_device, args), batch=2, slots=3, threshold=6.0, stamps=64, side=9, graph=graph
+    )
+    b = emu.backend()
+    alone = SubtractionStream(b.context, *problem(b, args), batch=1, slots=1, threshold=6.0, stamps=64, side=9)
+    for _ in range(2):
+        for got, wanted in zip(stream.run(frames), alone.run(frames), strict=True):
+            assert len(wanted.y) >= 1
+            np.testing.assert_array_equal((got.y, got.x), (wanted.y, wanted.x))
+            np.testing.assert_allclose(got.score_corr, wanted.score_corr, atol=SCORE_CORR)
+            np.testing.assert_allclose(got.stamps, wanted.stamps, rtol=1e-4, atol=1e-2)

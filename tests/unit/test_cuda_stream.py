@@ -16,27 +16,11 @@ from astrid_gpu.backends.cuda.zogy_maps import zogy_maps
 from astrid_gpu.errors import DeviceMemoryError, InputError, ShapeMismatchError
 from tests.cuda_host import emu
 from tests.cuda_host import runtime as fake
-from tests.cuda_host.problems import given, problem, psf
+from tests.cuda_host.problems import STREAM_SHAPE, exposures, given, problem
 from tests.cuda_host.runtime import FakeOutOfMemoryError, RecordingRuntime
 
-SHAPE = (46, 52)
+SHAPE = STREAM_SHAPE
 THRESHOLD = 6.0
-
-
-def exposures(n: int, dtype: str = "<u2", *, blank: int | None = None) -> list[Exposure]:
-    """Return frames of sky, static stars and one new star each, with noise and gain of their own."""
-    rng = np.random.default_rng(5)
-    found = []
-    for i in range(n):
-        sigma = 4.0 + 0.5 * (i % 3)
-        sky = sigma * rng.standard_normal(SHAPE)
-        sky[10 : 10 + 15, 20 + i : 35 + i] += 1500 * psf(2.0)
-        scale, zero = 0.5, -100.0 - i
-        counts = np.rint((sky - zero) / scale)
-        if blank is not None:
-            counts[30:33, 5 + i : 9 + i] = blank
-        found.append(Exposure(counts.astype(dtype), scale, zero, sigma, 1.0 + 0.1 * i, 0.2, blank))
-    return found
 
 
 def setting(*, lazy: bool) -> tuple[Any, Any, Any]:
