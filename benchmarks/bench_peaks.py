@@ -1,6 +1,7 @@
 """Candidates of one float32 significance map with sources of both signs, beside sep and photutils.
 
-Two jobs: the peak pixels alone (`find_peaks`), and the whole table of `detect`. The error is the share of sources that
+Three jobs: the peak pixels alone (`find_peaks`), with centroids of windows round them, which is what sep.extract gives
+of one map (it deblends too), and the whole table of `detect`. The error is the share of sources that
 were missed, and of peaks that are no source; the JSON has the rms distance of the matched ones in pixels. Every backend
 must give the reference's peaks, or it has failed.
 """
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
+from astrid_gpu.engine.peaks import measure
 from astrid_gpu.ops.psf_stamps import moffat_stamp
 from benchmarks.harness import Work, installed
 from tests.hand_made import hand_made
@@ -63,6 +65,30 @@ def make_sep(side):
 
     maps = [np.ascontiguousarray(sign * field(side)[0].score_corr) for sign in (1, -1)]
     return lambda: np.concatenate([sep.extract(m, THRESHOLD, minarea=1, filter_kernel=None) for m in maps])
+
+
+def make_centroids(backend, side):
+    """Peaks of one sign, all sources made positive, and their Gaussian-weighted centroids in three rounds."""
+    b = ag.get_backend(backend)
+    score = b.asarray(np.abs(field(side)[0].score_corr))
+
+    def run():
+        found = ag.find_peaks(score, THRESHOLD, min_separation=3, backend=b)
+        y, x = found["y"].astype(float), found["x"].astype(float)
+        for _ in range(3):  # as SExtractor's windowed positions
+            sums = measure(b, score[None], found["image"], y, x, np.full(len(found), 1.3), 6)
+            y, x = y + 2 * sums[:, 2] / sums[:, 1], x + 2 * sums[:, 3] / sums[:, 1]
+        return {"y": y, "x": x}
+
+    return run
+
+
+def make_extract(side):
+    """sep.extract on the same map, deblending as it comes."""
+    import sep
+
+    score = np.abs(field(side)[0].score_corr)
+    return lambda: sep.extract(score, THRESHOLD, minarea=1, filter_kernel=None)
 
 
 def make_photutils(side):
@@ -116,6 +142,13 @@ def test_find_peaks(bench, backend, side):
     work = Work(make_find_peaks, {"backend": backend.name, "side": side}, {"side": 256})
     row(bench, "find_peaks", backend.name, work, side, agrees=lambda found: np.array_equal(found, want), rivals=rivals,
         moved=4e-6 * side * side)  # fmt: skip
+
+
+def test_centroids(bench, backend, side):
+    """Peaks and centroids, beside sep.extract."""
+    rivals = {"sep.extract": make_extract(side)} if installed("sep") else {}
+    work = Work(make_centroids, {"backend": backend.name, "side": side}, {"side": 256})
+    row(bench, "peaks and centroids", backend.name, work, side, rivals=rivals, moved=4e-6 * side * side)
 
 
 def test_detect(bench, backend, side):

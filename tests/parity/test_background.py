@@ -7,6 +7,7 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu.ops import background as ops
+from tests.statistical.test_background import AS_GOOD, FRAMES, LEVEL_ERROR, frame
 
 SHAPES = [(64, 64), (65, 63), (131, 97), (40, 200), (37, 33)]
 # The same pixels in float64 sums of another order, or with fused multiply-add: a few hundred units in the last place.
@@ -131,3 +132,14 @@ def test_a_stack_is_its_images(backend, rng):
         alone = ag.estimate_background(on(backend, images[k]), box=32, mask=on(backend, masks[k]), backend=backend)
         for a, b in zip(together, alone, strict=True):
             np.testing.assert_allclose(backend.to_host(a[k]), backend.to_host(b), rtol=4 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize("field", [{"stars": 200, "slope": 1.0}, {"stars": 1500}], ids=["stars", "crowded"])
+def test_as_accurate_as_sep(backend, field):
+    """RMS error and bias of the level against the truth, on the same frame with stars, of what users call."""
+    sep = pytest.importorskip("sep")
+    image, sky = frame(3, **field)
+    ours = backend.to_host(ag.estimate_background(on(backend, image), box=64, backend=backend).level) - sky
+    theirs = sep.Background(image, bw=64, bh=64, fw=3, fh=3).back() - sky
+    assert np.sqrt(np.mean(ours**2)) <= AS_GOOD * np.sqrt(np.mean(theirs**2))
+    assert abs(ours.mean()) <= abs(theirs.mean()) + 4 * LEVEL_ERROR * np.sqrt(FRAMES)  # that is of all frames' mean
