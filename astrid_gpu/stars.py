@@ -45,6 +45,7 @@ class StarFlag(IntFlag):
     NO_SHAPE = 32
 
 
+_SAME_PEAKS = 0.35  # of ln(FWHM): filters as like as this find the same bright sources
 _FIRST_FWHM = 3.5  # filter for the first look when nothing is known; stars of 1.5 to 10 px still pass it
 
 
@@ -131,10 +132,12 @@ def _learn_width(frame: _Frame, hint: float | None) -> tuple[float, Locus]:
     """Return the FWHM to filter with and the point-source locus, from the bright sources; three rounds at most."""
     fwhm, locus = hint or _FIRST_FWHM, Locus(float("nan"), float("nan"), float("nan"), 0)
     shape, unusable = frame.data.shape, frame.bad | frame.saturated
+    filtered = 0.0
     for _ in range(3):
-        y, x, snr, _ = _detect(frame, fwhm, 10.0)
-        keep = np.argsort(-snr)[:400]
-        y, x, snr = y[keep], x[keep], snr[keep]
+        if not abs(np.log(max(filtered, 1e-9) / fwhm)) < _SAME_PEAKS:
+            y, x, snr, _ = _detect(frame, fwhm, 10.0)
+            keep = np.argsort(-snr)[:400]
+            y, x, snr, filtered = y[keep], x[keep], snr[keep], fwhm
         if y.size == 0:
             break
         shapes = _moments(frame, y, x, fwhm)
