@@ -26,18 +26,16 @@ _ROWS = 64  # rows of a map that one task writes
 
 
 @nb.njit(cache=True, nogil=True)
-def _gather(image, mask, y0, y1, x0, x1, pixels):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+def _gather(image, bits, mask, y0, y1, x0, x1, pixels):  # noqa: ANN001, ANN202 - compiled, types are the caller's
     """Copy the good pixels of a box; return how many. An empty `mask` masks nothing."""
     n, width = 0, x1 - x0
     if mask.size == 0:
         worst = np.uint32(0)
         for y in range(y0, y1):
-            source, target = image[y, x0:x1], pixels[n : n + width]
+            source, raw, target = image[y, x0:x1], bits[y, x0:x1], pixels[n : n + width]
             for x in range(width):
                 target[x] = source[x]
-            bits = target.view(np.uint32)
-            for x in range(width):
-                worst = max(worst, bits[x] & np.uint32(0x7FFFFFFF))
+                worst = max(worst, raw[x] & np.uint32(0x7FFFFFFF))
             n += width
         if worst < np.uint32(0x7F800000):  # else there are NaN or infinities
             return n
@@ -226,13 +224,13 @@ def _clip(values, ends, n, clip, statistic):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True)
-def _statistics(image, mask, rows, columns, largest, clip, statistic, level, rms, count):  # noqa: ANN001, ANN202
+def _statistics(image, bits, mask, rows, columns, largest, clip, statistic, level, rms, count):  # noqa: ANN001, ANN202
     """Statistics of the boxes, of `largest` pixels at most, of one strip: rows[0] to rows[1]."""
     pixels, values = np.empty(largest, np.float32), np.empty(largest, np.float32)
     which, sample = np.empty(largest, np.uint16), np.empty(_SAMPLE, np.float32)
     ends = np.empty(min(max(largest // 4, 1), 1 << 16), np.int64)
     for i in range(level.size):
-        n = _gather(image, mask, rows[0], rows[1], columns[i], columns[i + 1], pixels)
+        n = _gather(image, bits, mask, rows[0], rows[1], columns[i], columns[i + 1], pixels)
         count[i] = n
         if n == 0:
             level[i], rms[i] = np.nan, np.nan
@@ -256,12 +254,13 @@ def mesh_statistics(
     level, rms = np.empty((n, by, bx)), np.empty((n, by, bx))
     count = np.empty((n, by, bx), np.int32)
     flags = np.zeros((1, 0, 0), np.bool_) if mask is None else np.ascontiguousarray(mask, dtype=np.bool_)
+    bits = pixels.view(np.uint32)
     kind, largest = _STATISTICS[statistic], int(np.diff(rows).max() * np.diff(columns).max())
 
     def strip(task: int) -> None:
         k, j = divmod(task, by)
-        out = level[k, j], rms[k, j], count[k, j]
-        _statistics(pixels[k], flags[k % len(flags)], rows[j : j + 2], columns, largest, float(clip), kind, *out)
+        given, out = (pixels[k], bits[k], flags[k % len(flags)]), (level[k, j], rms[k, j], count[k, j])
+        _statistics(*given, rows[j : j + 2], columns, largest, float(clip), kind, *out)
 
     share(strip, n * by)
     return level, rms, count
