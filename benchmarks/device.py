@@ -40,11 +40,12 @@ REFERENCES = {
     "find_peaks": "peaks",
     "measure_moments": "moments",
     "gather_stamps": "stamps",
+    "resample": "resample",
 }
 
 
 # Microseconds an image of 2048 x 2048 may take on an H200; None: no goal was set.
-GOALS = {"mesh_statistics": 12.0, "find_peaks": 8.0}
+GOALS = {"mesh_statistics": 12.0, "find_peaks": 8.0, "resample": 30.0}
 TOLERANCES = {"find_peaks": 0.0, "gather_stamps": 0.0, "convolve": 1e-5, "mesh_statistics": 1e-5}  # others: 1e-4
 
 
@@ -133,6 +134,11 @@ def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
         args = (images(), image, y.astype(np.int64), x.astype(np.int64), 63, 0.0)
         return Problem(args, (0,), 8 * len(y) * 63 * 63 * mega)
 
+    def resample() -> Problem:
+        y, x = np.mgrid[:side, :side].astype(np.float64)
+        maps = 0.9998 * y - 0.002 * x + 3.3, 0.002 * y + 1.0001 * x - 2.7
+        return Problem((images(), *maps, "lanczos3"), (0, 1, 2), pixels * (8 * n + 16) * mega)
+
     return {
         "zogy_spectra": zogy_spectra,
         "zogy_finish": zogy_finish,
@@ -143,6 +149,7 @@ def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
         "find_peaks": find_peaks,
         "measure_moments": measure_moments,
         "gather_stamps": gather_stamps,
+        "resample": resample,
     }
 
 

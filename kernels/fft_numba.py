@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
+from llvmlite import ir
+from llvmlite.binding import add_symbol
+from numba import carray
+from numba.core import cgutils, types
+from numba.extending import intrinsic
 from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, load, splat, store
 
 __all__ = ["factorize", "fft_columns", "is_smooth", "plan_fft"]
@@ -172,6 +177,68 @@ def _one_pass(radix, xr, xi, sx, yr, yi, sy, m, s, wr, wi, o, sign):  # noqa: AN
         _pass3(xr, xi, sx, yr, yi, sy, m, s, wr, wi, o, sign)
 
 
+_POINTER, _PLACES = types.CPointer(types.float32), types.CPointer(types.int64)
+_SYMBOL = "astrid_gpu_fft_columns"
+
+
+@nb.cfunc(
+    types.void(
+        *(_POINTER, _POINTER, types.intp) * 2,
+        *(_POINTER,) * 4,
+        types.intp,
+        _PLACES,
+        types.intp,
+        _POINTER,
+        _POINTER,
+        types.intp,
+        types.float32,
+    ),  # fmt: skip
+    cache=True,
+)
+def _columns(xr, xi, sx, yr, yi, sy, ar, ai, br, bi, n, radices, passes, wr, wi, twiddles, sign):  # noqa: ANN001, ANN202
+    """Do what `fft_columns` says, on bare pointers."""
+    factors, w_r, w_i = carray(radices, (passes,)), carray(wr, (twiddles,)), carray(wi, (twiddles,))
+    last, length, s, o = passes - 1, n, 1, 0
+    for k in range(passes):
+        radix = factors[k]
+        m = length // radix
+        fr, fi, sf = (xr, xi, sx) if k == 0 else (ar, ai, LANES)
+        tr, ti, st = (yr, yi, sy) if k == last else (br, bi, LANES)
+        _one_pass(radix, fr, fi, sf, tr, ti, st, m, s, w_r, w_i, o, sign)
+        ar, br = br, ar
+        ai, bi = bi, ai
+        o += (radix - 1) * m
+        length = m
+        s *= radix
+
+
+# Kernels call it by name, so that the passes are compiled once and not into each of them.
+add_symbol(_SYMBOL, _columns.address)
+
+
+@intrinsic
+def _call(typingctx, xr, xi, sx, yr, yi, sy, one, two, n, radices, w, sign):  # noqa: ANN001, ANN202
+    """Call `_columns` with the addresses of arrays."""
+
+    def codegen(context, builder, sig, args):  # noqa: ANN001, ANN202
+        def rows(k):  # noqa: ANN001, ANN202
+            array = context.make_array(sig.args[k])(context, builder, args[k])
+            if sig.args[k].ndim == 1:
+                return [array.data], cgutils.unpack_tuple(builder, array.shape, 1)[0]
+            step = builder.sdiv(cgutils.unpack_tuple(builder, array.strides, 2)[0], array.itemsize)
+            return [array.data, builder.gep(array.data, [step])], cgutils.unpack_tuple(builder, array.shape, 2)[1]
+
+        (radix, passes), (twiddles, count) = rows(9), rows(10)
+        given = [*rows(0)[0], *rows(1)[0], args[2], *rows(3)[0], *rows(4)[0], args[5], *rows(6)[0], *rows(7)[0]]
+        given += [args[8], *radix, passes, *twiddles, count, args[11]]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, _SYMBOL), given)
+        return context.get_dummy_value()
+
+    numbers = types.intp, types.float32
+    return types.void(xr, xi, numbers[0], yr, yi, numbers[0], one, two, numbers[0], radices, w, numbers[1]), codegen
+
+
 @nb.njit(**OPTIONS)
 def fft_columns(xr, xi, sx, yr, yi, sy, one, two, n, radices, w, sign) -> None:  # noqa: ANN001
     """Transform sixteen columns of n rows, unnormalised.
@@ -189,15 +256,4 @@ def fft_columns(xr, xi, sx, yr, yi, sy, one, two, n, radices, w, sign) -> None: 
     sign : float32
         1 forward, -1 inverse.
     """
-    wr, wi, last = w[0], w[1], radices.size - 1
-    length, s, o = n, 1, 0
-    for k in range(last + 1):
-        radix = radices[k]
-        m = length // radix
-        fr, fi, sf = (xr, xi, sx) if k == 0 else (one[0], one[1], LANES)
-        tr, ti, st = (yr, yi, sy) if k == last else (two[0], two[1], LANES)
-        _one_pass(radix, fr, fi, sf, tr, ti, st, m, s, wr, wi, o, sign)
-        one, two = two, one
-        o += (radix - 1) * m
-        length = m
-        s *= radix
+    _call(xr, xi, sx, yr, yi, sy, one, two, n, radices, w, sign)

@@ -14,7 +14,10 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-__all__ = ["LANES", "OPTIONS", "larger", "load", "root", "smaller", "splat", "store", "transpose16"]
+__all__ = [
+    "LANES", "OPTIONS", "larger", "load", "root", "smaller", "splat", "store", "transpose16",
+    "where_above",
+]  # fmt: skip
 
 LANES = 16
 OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False}
@@ -64,8 +67,8 @@ for _op, _name in (
 
 
 def _pointer(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Return the address of array[index] as that of a vector; the array is flat and contiguous."""
-    data = context.make_array(kind)(context, builder, array).data
+    """Return the address of array[index] as that of a vector; the array is flat and contiguous, or a bare pointer."""
+    data = array if isinstance(kind, types.CPointer) else context.make_array(kind)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
 
 
@@ -166,3 +169,13 @@ def transpose16(typingctx: Any, source: Any, i: Any, step: Any, target: Any, j: 
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), codegen
+
+
+@intrinsic
+def where_above(typingctx: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
+    """Return `yes` in the lanes where a > b, `no` in the others."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *args[:2]), *args[2:])
+
+    return lanes(lanes, lanes, lanes, lanes), codegen

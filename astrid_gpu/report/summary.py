@@ -93,7 +93,7 @@ class Page:
 
 
 def summary_figure(
-    diff: Difference, candidates: Candidates | None, path: str | Path, *, title: str | None = None, dpi: int = 120
+    diff: Difference, candidates: Candidates | None, path: str | Path, *, title: str | None = None, dpi: int = 100
 ) -> Path:
     """Draw science, reference, difference and S_corr with the candidates ringed, the histogram of S_corr, the numbers.
 
@@ -188,7 +188,7 @@ def _distribution(score: np.ndarray | None, mask: np.ndarray | None) -> tuple[An
     return (counts[0], counts[1]), f"median {middle:+.3f}\nwidth {(high - low) / 2:.3f}"
 
 
-def draw_page(page: Page, path: str | Path, *, dpi: int = 120) -> Path:
+def draw_page(page: Page, path: str | Path, *, dpi: int = 100) -> Path:
     """Draw a page and write it."""
     figure = new_figure(16.0, 10.9)
     grid = figure.add_gridspec(2, 3, left=0.04, right=0.99, bottom=0.055, top=0.885, wspace=0.14, hspace=0.17)
@@ -251,10 +251,11 @@ def _in_science_units(diff: Difference) -> np.ndarray | None:
 
 def _frame(axis: Any, shape: tuple[int, ...], name: str) -> None:
     """Title, quiet ticks, and the whole frame in view."""
-    axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold")
+    axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold", y=1.0)
     axis.set_xlim(-0.5, shape[1] - 0.5)
     axis.set_ylim(-0.5, shape[0] - 0.5)
     axis.set_anchor("W")
+    axis.locator_params(nbins=5)
     axis.tick_params(labelsize=8, colors=SOFT, length=3, width=0.6)
     for spine in axis.spines.values():
         spine.set(color=SOFT, linewidth=0.7)
@@ -292,7 +293,7 @@ def _diverging(axis: Any, panel: Panel | None, shape: tuple[int, ...], limit: fl
 def _histogram(axis: Any, page: Page) -> None:
     """Draw the distribution of S_corr on valid pixels against the unit Gaussian it should be."""
     name = "S$_{corr}$ against the unit Gaussian"
-    axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold")
+    axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold", y=1.0)
     if page.counts is None:
         axis.text(0.5, 0.5, "not computed", transform=axis.transAxes, ha="center", color=SOFT)
         axis.set_axis_off()
@@ -311,6 +312,7 @@ def _histogram(axis: Any, page: Page) -> None:
     axis.set_anchor("W")
     axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)  # before the scale, which refuses no counts
     axis.set_yscale("log")
+    axis.minorticks_off()
     axis.set_xlim(-limit, limit)
     axis.set_xlabel("S$_{corr}$  [σ]", fontsize=10, color=SOFT)
     axis.set_ylabel("pixels", fontsize=10, color=SOFT)

@@ -23,7 +23,7 @@ from astrid_gpu.detect import detect
 from astrid_gpu.flags import decode
 from astrid_gpu.io import atomic_path, read_image
 from astrid_gpu.report.elsewhere import Draughtsman
-from astrid_gpu.report.summary import draw_page, summary_page
+from astrid_gpu.report.summary import Page, draw_page, summary_page
 from astrid_gpu.results import Candidates, Difference
 from astrid_gpu.run.profile import Profile
 from astrid_gpu.subtract import subtract
@@ -158,15 +158,15 @@ def write_results(
     """
     folder, profile = Path(output), profile or Profile()
     folder.mkdir(parents=True, exist_ok=True)
-    with profile.stage("picture, small", "what is to be drawn, reduced"):
+
+    def rest() -> tuple[Page, dict[str, Path]]:
         page = summary_page(diff, candidates, title=title)
         if draughtsman is not None:
             draughtsman.draw(page, folder / "summary.png")
+        return page, _write_tables(diff, candidates, folder, size)
+
     with profile.stage("writing"):
-        fits, files = both(
-            lambda: diff.write(folder / "difference.fits", extensions),
-            lambda: _write_tables(diff, candidates, folder, size),
-        )
+        (page, files), fits = both(rest, lambda: diff.write(folder / "difference.fits", extensions))
         files = {"difference.fits": fits, **files}
     written = sum(path.stat().st_size for path in files.values())
     profile.tell(f"{written / 1e6:.0f} MB in {len(files)} files, FITS beside the rest")

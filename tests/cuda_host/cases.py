@@ -75,6 +75,12 @@ def _gather_stamps(rng: np.random.Generator, real: type) -> tuple[Any, ...]:
     return _images(rng, real, (2, 30, 40)), image, y, x, 9, float("nan")
 
 
+def _resample(rng: np.random.Generator, real: type) -> tuple[Any, ...]:
+    y, x = rng.uniform(-2, 41, (19, 23)), rng.uniform(-2, 31, (19, 23))
+    y[3, 4], x[5] = np.nan, np.rint(x[5])
+    return _images(rng, real, (2, 40, 30)), y, x, "lanczos3", rng.random((2, 40, 30)) < 0.01
+
+
 CASES: Mapping[str, Callable[[np.random.Generator, type], tuple[Any, ...]]] = {
     "zogy_spectra": _zogy_spectra,
     "zogy_finish": _zogy_finish,
@@ -85,6 +91,7 @@ CASES: Mapping[str, Callable[[np.random.Generator, type], tuple[Any, ...]]] = {
     "find_peaks": _find_peaks,
     "measure_moments": _measure_moments,
     "gather_stamps": _gather_stamps,
+    "resample": _resample,
 }
 
 # Which arguments live on the device, by position; the others are tables on the host by contract.
@@ -98,6 +105,7 @@ ON_DEVICE: Mapping[str, tuple[int, ...]] = {
     "find_peaks": (0, 2),
     "measure_moments": (0, 6),
     "gather_stamps": (0,),
+    "resample": (0, 1, 2, 4),
 }
 
 

@@ -104,4 +104,5 @@ inline int __float2int_rd(float x) { return static_cast<int>(floorf(x)); }
 inline int __float2int_ru(float x) { return static_cast<int>(ceilf(x)); }
 inline int __float2int_rz(float x) { return static_cast<int>(x); }
 inline float sinpif(float x) { return static_cast<float>(sin(M_PI * (x - 2.0 * rint(0.5 * x)))); }
+inline double sinpi(double x) { return sin(M_PI * (x - 2.0 * rint(0.5 * x))); }
 inline float cospif(float x) { return static_cast<float>(cos(M_PI * (x - 2.0 * rint(0.5 * x)))); }

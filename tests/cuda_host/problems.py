@@ -123,3 +123,6 @@ def launch_the_rest(backend: Any, rng: np.random.Generator) -> None:
     level, _, good = backend.ops["mesh_statistics"](sky, None, 80, 3.0, "median")
     assert abs(float(backend.to_host(level)[0, 0, 0])) < 0.2
     assert int(backend.to_host(good)[0, 0, 0]) == 5600
+    y = xp.asarray(rng.uniform(0, 60, (20, 20)))
+    for kernel in ("nearest", "bilinear", "lanczos3", "cubic", "quintic"):
+        assert np.isfinite(backend.to_host(backend.ops["resample"](sky, y, y, kernel))).all()

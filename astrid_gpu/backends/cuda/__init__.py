@@ -27,6 +27,7 @@ _OPS = {
     "find_peaks": "peaks",
     "measure_moments": "moments",
     "gather_stamps": "stamps",
+    "resample": "resample",
 }
 
 

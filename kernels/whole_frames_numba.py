@@ -1,0 +1,279 @@
+"""ZOGY of whole frames in single precision, for kernels that reach too far for tiles: nothing is cut off.
+
+The frame is padded by the larger PSF, as in the reference. PSFs are transformed along y in double precision, few
+columns as they are, and along x with the block that they are needed for; the small squares of k_n and k_r come from the
+small grid of `ops.zogy_kernels`, where tails squared are nothing. See `frame_passes_numba` for the passes.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from astrid_gpu.kernels._pool import share
+from astrid_gpu.kernels.fft_numba import is_smooth, plan_fft
+from astrid_gpu.kernels.frame_maps_numba import PITCH, WINDOW, write_maps
+from astrid_gpu.kernels.frame_passes_numba import combine, combine_errors, forward_x, forward_y
+from astrid_gpu.kernels.lanes_numba import LANES
+from astrid_gpu.kernels.tile_frames_numba import Frame
+
+from astrid_gpu.backends.threads import cpu_threads
+
+__all__ = ["WholeFrames"]
+
+f4 = np.float32
+NAMES = ("difference", "score", "score_corr", "flux", "flux_error")
+NOTHING, ALL_GOOD = np.zeros((0, 0), f4), np.zeros((0, 0), np.uint8)
+NEGLIGIBLE = 1e-7
+"""Part of the sum of k² that may be left out."""
+
+
+def _smooth(n: int) -> int:
+    """Return the next length that `plan_fft` takes."""
+    n = max(-(-n // LANES), 2) * LANES
+    while not is_smooth(n):
+        n += LANES
+    return n
+
+
+@lru_cache(maxsize=8)
+def _plan(py: int, px: int) -> tuple[Any, ...]:
+    return (py, px, *plan_fft(py), *plan_fft(px))
+
+
+def _columns(kernel: np.ndarray, py: int) -> np.ndarray:
+    """Transform a kernel (ky, kx) about its middle pixel along y: columns (blocks, kx, 2, 16) float32."""
+    from scipy import fft
+
+    ky, kx = kernel.shape
+    frame = np.zeros((py, kx))
+    np.add.at(frame, (np.arange(ky) - ky // 2) % py, kernel)
+    half = fft.rfft(frame, axis=0, overwrite_x=True)
+    blocks = len(half) // LANES + 1
+    out = np.zeros((blocks * LANES, kx), np.complex128)
+    out[: len(half)] = half
+    parts = np.stack([out.real, out.imag], axis=1).reshape(blocks, LANES, 2, kx)
+    return np.ascontiguousarray(parts.transpose(0, 3, 2, 1), dtype=f4)
+
+
+def _folded(kernel: np.ndarray, py: int, px: int) -> np.ndarray:
+    """Return a kernel (g, g) with its middle at (0, 0) as a frame (py, px) holds it, middle in the middle, odd sides."""
+    g = len(kernel)
+    near = np.arange(-(g // 2), g - g // 2)
+    out = kernel[np.ix_(near, near)]
+    for axis, side in enumerate((py, px)):
+        if g > side:
+            parts = np.zeros((side, out.shape[1 - axis]))
+            np.add.at(parts, (near + side // 2) % side, np.moveaxis(out, axis, 0))
+            out = np.moveaxis(parts, 0, axis)
+    return np.pad(out, [(0, 1 - n % 2) for n in out.shape])
+
+
+def _trimmed(kernel: np.ndarray) -> np.ndarray:
+    """Return the middle of a kernel (odd sides) that holds all but `NEGLIGIBLE` of its sum of absolute values."""
+    size = abs(kernel)
+    for axis in (0, 1):
+        line, middle = size.sum(axis=1 - axis), kernel.shape[axis] // 2
+        outer = line[:middle][::-1] + line[middle + 1 :]
+        beyond = outer[::-1].cumsum()[::-1]  # what lies at a distance of 1 + k or more
+        half = int(np.count_nonzero(beyond > NEGLIGIBLE * line.sum()))
+        kernel = np.moveaxis(np.moveaxis(kernel, axis, 0)[middle - half : middle + half + 1], 0, axis)
+        size = abs(kernel)
+    return kernel
+
+
+def _source(frame: Frame, which: str, bad: np.ndarray, scale: float) -> tuple[Any, ...]:
+    """Return what `forward_y` reads: the "image", "variance" or "error" of a frame, times `scale`."""
+    part = getattr(frame, which)
+    if part is None:
+        return (NOTHING, NOTHING, NOTHING, ALL_GOOD, f4(0))
+    if which == "variance" and not isinstance(part, np.ndarray):
+        return (NOTHING, NOTHING, NOTHING, bad, f4(part * scale))
+    parts = (part, NOTHING, NOTHING) if which == "variance" else part
+    return (*(np.ascontiguousarray(a, dtype=f4) for a in parts), ALL_GOOD, f4(scale))
+
+
+def _balance(frame: Frame, unit: float) -> float:
+    """Return a power of two that makes the variances as large as the image, so that neither drowns the other."""
+    image = abs(frame.image[0][::4]).max() / unit
+    variance = (frame.variance[::4].max() if isinstance(frame.variance, np.ndarray) else frame.variance) / unit**2
+    return float(2.0 ** np.round(np.log2(image / variance))) if image > 0 and variance > 0 else 1.0
+
+
+class WholeFrames:
+    """Subtracts images of one call, one after the other; what they share is made once.
+
+    Parameters
+    ----------
+    job : zogy_maps_numba._Subtraction
+        The problem, what is wanted of it, and its frames.
+
+    Notes
+    -----
+    Cost per pair: 8 forward and 4 inverse half transforms along x, and 4 and 4 along y; 2 and 4 fewer of the forward
+    ones for a shared reference. Memory: 4 bytes per padded pixel for each of N, V_N, R, V_R, into whose places D, S_N,
+    S_R and V(S) go; 8 more where the reference is kept, 4 more where fills may be wrong.
+    """
+
+    def __init__(self, job: Any) -> None:
+        self.job, self.problem = job, job.problem
+        p, wanted = job.problem, job.wanted
+        self.difference, self.score = "difference" in wanted, bool(wanted - {"difference"})
+        self.weigh = bool(wanted & {"score_corr", "flux"})
+        self.keep = p.n > 1 and len(p.reference) == len(job.invalid) == 1 and len(set(p.unit[1])) == 1
+        self.keep &= _count(p.variance_reference) == len(p.fill_profiles[1]) == 1
+        sides = max(*p.psf_science.shape[1:], *p.psf_reference.shape[1:])
+        pad = max(sides, 2 * max(profiles.shape[1] for profiles in p.fill_profiles) - 1)
+        py, px = (_smooth(n + pad) for n in p.shape)
+        self.plan, self.blocks = _plan(py, px), py // 2 // LANES + 1
+        self.norm = 1 / (2 * py * px)  # the half spectra are doubled
+        self.idle: list[tuple[np.ndarray, np.ndarray]] = []
+        self.planes = np.empty((0, self.blocks, px, 2, LANES), f4)
+        self.reference: tuple[Frame, float] | None = None
+        self.known: dict[str, tuple[Any, Any]] = {}
+
+    def subtract(self, i: int, out: dict[str, np.ndarray]) -> None:
+        """Subtract image i and write its maps."""
+        p, job = self.problem, self.job
+        apart = "score_corr" in out and bool(p.errors[i].any())
+        slots, count = self._slots(apart)
+        frame, (reference, balance) = job.frame(i, 0), self.reference or self._prepare_reference(i)
+        errors = [f.error for f in (frame, reference)] if self.weigh else [None, None]
+        filled = any(e is not None for e in errors)
+        if len(self.planes) < count + filled:
+            self.planes = np.empty((count + 1, *self.planes.shape[1:]), f4)
+        if filled:
+            self._errors(i, frame, reference, count)
+        self._forward(i, frame, reference, balance)
+        self._combine(i, slots, apart)
+        self._write(i, slots, apart, filled, count, balance, out)
+
+    def _slots(self, apart: bool) -> tuple[np.ndarray, int]:
+        """Return which planes hold N, R, V_N, V_R and then D, S_N, S_R, V(S), and how many there are."""
+        count = 4 if self.weigh else 2
+        if not self.keep:
+            return np.array([0, 1, 2, 3, 0, 1, 3, 2]), count
+        score = count if self.difference else 0
+        count += int(self.difference)
+        return np.array([0, 1, 2, 3, 0, score, count, 2]), count + int(apart)
+
+    def _prepare_reference(self, i: int) -> tuple[Frame, float]:
+        frame = self.job.frame(i, 1)
+        return frame, _balance(frame, self.problem.unit[1][i]) if self.weigh else 1.0
+
+    def _run(self, task: Any, parts: int) -> None:
+        """Share out task(k, bufs, window) for k from 0 to `parts` - 1."""
+
+        def one(k: int) -> None:
+            try:
+                work = self.idle.pop()
+            except IndexError:
+                py, px = self.plan[:2]
+                work = np.zeros((7, 2, LANES * max(py, px)), f4), np.empty((6, (py + 1) * PITCH), f4)
+            task(k, *work)
+            self.idle.append(work)
+
+        share(one, parts)
+
+    def _forward_y(self, a: Any, b: Any, one: int, two: int) -> None:
+        blocks = self.plan[1] // LANES
+        planes = self.planes[one], self.planes[two] if two >= 0 else self.planes[one, :0]
+
+        def task(k: int, bufs: Any, window: Any) -> None:
+            last = min((k + 1) * WINDOW, blocks)
+            forward_y(a, b, tuple(self.problem.shape), *planes, k * WINDOW, last, window, bufs, self.plan)
+
+        self._run(task, -(-blocks // WINDOW))
+
+    def _forward(self, i: int, frame: Frame, reference: Frame, balance: float) -> None:
+        """Transform the images and their variances along y, and a reference that is kept along x as well."""
+        bad, nothing = self.job.bad(i), (NOTHING, NOTHING, NOTHING, ALL_GOOD, f4(0))
+        units = [float(unit[i]) for unit in self.problem.unit]
+        images = [_source(f, "image", bad, 1 / u) for f, u in zip((frame, reference), units, strict=True)]
+        maps = [nothing, nothing]
+        if self.weigh:
+            maps = [_source(f, "variance", bad, balance / u**2) for f, u in zip((frame, reference), units, strict=True)]
+        elif not self.keep:
+            self._forward_y(*images, 0, 1)
+            return
+        self._forward_y(images[0], maps[0], 0, 2 if self.weigh else -1)
+        if self.reference is None:
+            self._forward_y(images[1], maps[1], 1, 3 if self.weigh else -1)
+        if self.keep and self.reference is None:
+            self.reference = Frame((NOTHING,) * 3, 0.0, reference.error, reference.uncertain), balance
+            held = (1, 3) if self.weigh else (1,)
+            self._run(
+                lambda k, bufs, _: forward_x(self.planes[held[k % len(held)]], k // len(held), bufs, self.plan),
+                self.blocks * len(held),
+            )
+
+    def _kernel(self, name: str, key: Any, make: Any) -> Any:
+        """Return the columns of two kernels, those of the last image if they are the same."""
+        if name not in self.known or self.known[name][0] != key:
+            self.known[name] = key, [_columns(k, self.plan[0]) for k in make()]
+        return tuple(self.known[name][1])
+
+    def _small(self, i: int, name: str) -> Any:
+        """Return the columns of k_n² and k_r², or of |k_n| and |k_r|, for doubled spectra and unnormalised inverses."""
+        shape, kernels = self.plan[:2], self.problem.kernels(i).score
+        power, key = (2 if name == "squares" else 1), i % len(self.problem.kernel_params)
+        noise = self._noise(i)
+        return self._kernel(
+            name, key, lambda: [_trimmed(abs(_folded(k[0], *shape) / noise) ** power) * self.norm for k in kernels]
+        )
+
+    def _noise(self, i: int) -> float:
+        """Return the noise of S on blank sky: D and S are transformed back in units of their own noise."""
+        return float(np.sqrt(sum((k**2).sum() for k in self.problem.kernels(i).score)))
+
+    def _errors(self, i: int, frame: Frame, reference: Frame, place: int) -> None:
+        """Leave the largest error that filled pixels can bring into S in plane `place`, before the inverse along y."""
+        pair = zip((frame, reference), self.problem.unit, strict=True)
+        self._forward_y(*(_source(f, "error", ALL_GOOD, 1 / unit[i]) for f, unit in pair), place, 0)
+        kernels, one, two = self._small(i, "sizes"), self.planes[place], self.planes[0]
+        self._run(lambda k, bufs, _: combine_errors(k, one, two, kernels, bufs, self.plan), self.blocks)
+
+    def _combine(self, i: int, slots: np.ndarray, apart: bool) -> None:
+        p = self.problem
+        s_n, s_r, f_n, f_r, floor = p.params[i]
+        white, to_score = np.hypot(s_n * f_r, s_r * f_n), 1 / self._noise(i)
+        numbers = [f_r, f_n, f_r / white, f_n / white, f_n * f_r**2 * to_score, f_r * f_n**2 * to_score]
+        numbers = np.array([s_n**2 * f_r**2, s_r**2 * f_n**2, floor, *(self.norm * k for k in numbers)], f4)
+        modes = self.difference, self.score, apart, self.weigh, self.reference is not None
+        stamps = [psf[i % len(psf)] for psf in (p.psf_science, p.psf_reference)]
+        psfs = self._kernel("psfs", (i % len(p.psf_science), i % len(p.psf_reference)), lambda: stamps)
+        squares = self._small(i, "squares") if self.weigh else psfs
+
+        def task(k: int, bufs: Any, _: Any) -> None:
+            combine(k, self.planes, slots, modes, psfs, squares, numbers, bufs, self.plan)
+
+        self._run(task, self.blocks)
+
+    def _write(self, i: int, slots: Any, apart: bool, filled: bool, place: int, balance: float, out: Any) -> None:
+        p, bad = self.problem, self.job.bad(i)
+        there = (self.score, apart, self.difference, self.weigh, filled)
+        held = [plane for plane, is_there in zip((*slots[[5, 6, 4, 7]], place), there, strict=True) if is_there]
+        pairs = np.array([*held, *[-1] * 6][:6])
+        at = np.cumsum(there) - 1
+        to_score, to_flux = (scale * self._noise(i) for scale in p.score_scales(i))
+        scales = np.array([to_score, to_flux, 1e-6, 1 / balance, 1 / p.difference_scale(i)], f4)
+        noise = p.errors[i]
+        noise = np.array([noise[0] ** 2 / 4, noise[1] ** 2 / 4, noise[2] ** 2], f4)
+        modes = self.difference, self.score, apart, self.weigh, filled
+        maps = tuple(out.get(name, NOTHING) for name in NAMES)
+        blocks = -(-p.shape[1] // LANES)
+        bands = max(1, min(2 * cpu_threads(), blocks // WINDOW))
+
+        def task(k: int, bufs: Any, window: Any) -> None:
+            first, last = blocks * k // bands, blocks * (k + 1) // bands
+            write_maps(
+                self.planes, pairs, at, modes, scales, noise, first, last, tuple(p.shape), bad, maps, window,
+                bufs, self.plan,
+            )  # fmt: skip
+
+        self._run(task, bands)
+
+
+def _count(variance: Any) -> int:
+    return len(variance) if isinstance(variance, np.ndarray) else 1
