@@ -30,7 +30,10 @@ def _look(values):  # noqa: ANN001, ANN202 - compiled, types are the caller's
     store(out[0], 0, sum_of_zeros)
     store(out[1], 0, low)
     store(out[2], 0, high)
-    nought, least, most = out[0].sum(), out[1].min(), out[2].max()
+    nought, least, most = out[0, 0], out[1, 0], out[2, 0]
+    for c in range(1, LANES):
+        nought += out[0, c]
+        least, most = min(out[1, c], least), max(out[2, c], most)
     for i in range(whole, values.size):
         nought += values[i] * np.float32(0)
         least, most = min(values[i], least), max(values[i], most)

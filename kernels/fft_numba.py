@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import numba as nb
 import numpy as np
+from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, load, splat, store
 from llvmlite import ir
 from llvmlite.binding import add_symbol
 from numba import carray
 from numba.core import cgutils, types
 from numba.extending import intrinsic
-from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, load, splat, store
 
 __all__ = ["factorize", "fft_columns", "is_smooth", "plan_fft"]
 
@@ -177,24 +177,15 @@ def _one_pass(radix, xr, xi, sx, yr, yi, sy, m, s, wr, wi, o, sign):  # noqa: AN
         _pass3(xr, xi, sx, yr, yi, sy, m, s, wr, wi, o, sign)
 
 
-_POINTER, _PLACES = types.CPointer(types.float32), types.CPointer(types.int64)
+_TWO = (types.CPointer(types.float32),) * 2
+_PLAN = types.CPointer(types.int64), types.intp, *_TWO, types.intp
 _SYMBOL = "astrid_gpu_fft_columns"
 
 
-@nb.cfunc(
-    types.void(
-        *(_POINTER, _POINTER, types.intp) * 2,
-        *(_POINTER,) * 4,
-        types.intp,
-        _PLACES,
-        types.intp,
-        _POINTER,
-        _POINTER,
-        types.intp,
-        types.float32,
-    ),  # fmt: skip
-    cache=True,
-)
+_SIGNATURE = types.void(*_TWO, types.intp, *_TWO, types.intp, *_TWO, *_TWO, types.intp, *_PLAN, types.float32)
+
+
+@nb.cfunc(_SIGNATURE, cache=True)
 def _columns(xr, xi, sx, yr, yi, sy, ar, ai, br, bi, n, radices, passes, wr, wi, twiddles, sign):  # noqa: ANN001, ANN202
     """Do what `fft_columns` says, on bare pointers."""
     factors, w_r, w_i = carray(radices, (passes,)), carray(wr, (twiddles,)), carray(wi, (twiddles,))

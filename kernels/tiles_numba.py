@@ -239,19 +239,19 @@ def _write_difference(plane, tile, bad, out, bufs, ty, tx, halo, fy, wy):
 def _put(out, place, direct, row, x, values):
     """Write sixteen pixels of a map at once where all may be written; else keep them in `row` for `_copy_row`."""
     if direct and out.size:
-        store(out.reshape(out.size), place, values)
+        store(out, place, values)
     elif out.size:
         store(row, x, values)
 
 
 @nb.njit(**OPTIONS)
-def _copy_row(values, start, stop, bad, out, y, x0):
-    """Write what `_put` kept of a row of a map, NaN where `bad`; a map that was not asked for has no rows."""
+def _copy_row(values, start, stop, bad, out, place, y, x0):
+    """Write what `_put` kept of a row of a map, NaN where `bad`; a map that was not asked for has no pixels."""
     if out.size == 0:
         return
     for x in range(start, stop):
         dead = bad.size > 0 and bad[y, x0 + x] != 0
-        out[y, x0 + x] = np.nan if dead else values[x]
+        out[place + x] = np.nan if dead else values[x]
 
 
 @nb.njit(**OPTIONS)
@@ -291,7 +291,7 @@ def _finish(scores, v, fill, tile, shape, modes, flat_v, scales, errors, bad, ma
             _put(maps[3], place, direct, rows[3], x, root(photon) * to_flux)
         start = 0 if bad.size else width - width % LANES
         for k in range(4):
-            _copy_row(rows[k], start, width, bad, maps[k], top + y, left)
+            _copy_row(rows[k], start, width, bad, maps[k], (top + y) * shape[1] + left, top + y, left)
 
 
 @nb.njit(**OPTIONS)
@@ -301,7 +301,7 @@ def science_pair(
     """Subtract two tiles and write the maps asked for.
 
     frame : (image, ends, sides). variance : (ny, nx). difference, maps : what to write, of no size where not wanted;
-    maps are score, score_corr, flux and flux_error. work : (planes, bufs, rows). plan : (ty, tx, halo, fy, wy, fx, wx).
+    maps are score, score_corr, flux and flux_error, flat. work : (planes, bufs, rows). plan : (ty, tx, halo, fy, wy, fx, wx).
     modes : bool (5,): D wanted; S wanted; S_N and S_R kept apart; variances transformed (else V(S) is `flat_v`); a fill
     error lies in planes[5]. scales, errors: as `ops.zogy.zogy_finish`, errors squared and the first two quartered.
     """

@@ -170,7 +170,7 @@ class _Subtraction:
         apart = score and bool(noise.any())
         scales = np.array([*p.score_scales(i), floor], np.float32)
         noise = np.array([noise[0] ** 2 / 4, noise[1] ** 2 / 4, noise[2] ** 2], np.float32)
-        maps = tuple(out.get(name, NOTHING) for name in MAPS)
+        maps = tuple(out.get(name, NOTHING).reshape(-1) for name in MAPS)
 
         def job(k: int, work: Any) -> None:
             if unsure[k]:
