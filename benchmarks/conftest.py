@@ -40,6 +40,13 @@ def backend(request):
     return ag.get_backend(request.param)
 
 
+def _words(arguments):
+    """The command's words; all the benchmarks of this folder as the pattern they were typed as."""
+    every = {f"benchmarks/{path.name}" for path in Path(__file__).parent.glob("bench_*.py")}
+    rest = [shlex.quote(word) for word in arguments if word not in every]
+    return " ".join((["benchmarks/bench_*.py"] if every <= set(arguments) else sorted(every & set(arguments))) + rest)
+
+
 def pytest_terminal_summary(terminalreporter, config):
     session = config.stash[_SESSION]
     if not session.rows:
@@ -55,7 +62,7 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.write_line("inputs and outputs, in a process of its own; of memory: least traffic over the time\n")
     terminalreporter.write_line(table(session.rows))
     if path := config.getoption("--results"):
-        command = "python -m pytest " + shlex.join(a for a in config.invocation_params.args)
+        command = f"python -m pytest {_words(config.invocation_params.args)}"
         text = json.dumps(session.document(command), indent=1)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text + "\n", encoding="utf-8")
