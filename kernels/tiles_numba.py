@@ -236,62 +236,72 @@ def _write_difference(plane, tile, bad, out, bufs, ty, tx, halo, fy, wy):
 
 
 @nb.njit(**OPTIONS)
-def _put(out, place, direct, row, x, values):
-    """Write sixteen pixels of a map at once where all may be written; else keep them in `row` for `_copy_row`."""
-    if direct and out.size:
-        store(out, place, values)
-    elif out.size:
-        store(row, x, values)
-
-
-@nb.njit(**OPTIONS)
-def _copy_row(values, start, stop, bad, out, place, y, x0):
-    """Write what `_put` kept of a row of a map, NaN where `bad`; a map that was not asked for has no pixels."""
+def _copy_row(values, width, bad, out, place, y, x0):
+    """Write a row of a map, NaN where `bad`; a map that was not asked for has no pixels."""
     if out.size == 0:
         return
-    for x in range(start, stop):
+    whole = 0 if bad.size else width - width % LANES
+    for x in range(0, whole, LANES):
+        store(out, place + x, load(values, x))
+    for x in range(whole, width):
         dead = bad.size > 0 and bad[y, x0 + x] != 0
         out[place + x] = np.nan if dead else values[x]
 
 
 @nb.njit(**OPTIONS)
-def _spread(a, b, i, pitch, errors):
-    """Return what registration and flux ratio add to V(S) at sixteen pixels of S_N and S_R (eqs. 30, 32)."""
-    p, q = load(a, i), load(b, i)
-    up, right = load(a, i + pitch) - load(a, i - pitch), load(a, i + 1) - load(a, i - 1)
-    above, beside = load(b, i + pitch) - load(b, i - pitch), load(b, i + 1) - load(b, i - 1)
-    zero = splat(f4(0))
-    static = larger(smaller(p, q), zero) + larger(smaller(zero - p, zero - q), zero)
-    moved = splat(errors[0]) * (up * up + above * above) + splat(errors[1]) * (right * right + beside * beside)
-    return moved + splat(errors[2]) * (static * static)
+def _variance_row(v, fill, weigh, filled, flat_v, floor, i, width, out):
+    """Write V(S) of what was measured, fill errors included, of `width` pixels from i."""
+    low = splat(floor)
+    for x in range(0, width, LANES):
+        photon = load(v, i + x) if weigh else splat(flat_v)
+        if filled:
+            bound = larger(load(fill, i + x), splat(f4(0)))
+            photon = photon + bound * bound
+        store(out, x, larger(photon, low))
+
+
+@nb.njit(**OPTIONS)
+def _total_row(a, b, i, pitch, width, errors, photon, out):
+    """Write V(S) with what registration and flux ratio add to it (eqs. 30, 32); a and b are S_N and S_R."""
+    ey, ex, ef, zero = splat(errors[0]), splat(errors[1]), splat(errors[2]), splat(f4(0))
+    for x in range(0, width, LANES):
+        k = i + x
+        p, q = load(a, k), load(b, k)
+        up, right = load(a, k + pitch) - load(a, k - pitch), load(a, k + 1) - load(a, k - 1)
+        above, beside = load(b, k + pitch) - load(b, k - pitch), load(b, k + 1) - load(b, k - 1)
+        static = larger(smaller(p, q), zero) + larger(smaller(zero - p, zero - q), zero)
+        moved = ey * (up * up + above * above) + ex * (right * right + beside * beside)
+        store(out, x, load(photon, x) + moved + ef * (static * static))
+
+
+@nb.njit(**OPTIONS)
+def _score_rows(a, b, i, width, apart, total, photon, scales, rows):
+    """Write S, S_corr, flux and flux error (eqs. 25, 41, 43) into the four `rows`."""
+    to_score, to_flux = splat(scales[0]), splat(scales[1])
+    score, corr, flux, error = rows[0], rows[1], rows[2], rows[3]
+    for x in range(0, width, LANES):
+        s = load(a, i + x) - load(b, i + x) if apart else load(a, i + x)
+        store(corr, x, s / root(load(total, x)))
+        store(error, x, root(load(photon, x)) * to_flux)
+        store(score, x, s * to_score)
+        store(flux, x, s * to_flux)
 
 
 @nb.njit(**OPTIONS)
 def _finish(scores, v, fill, tile, shape, modes, flat_v, scales, errors, bad, maps, rows, tx, ty, halo):
-    """Divide, scale and write the middle of one tile (eqs. 25, 41, 43); `scores` are S_N and S_R, or S and nothing."""
-    apart, weigh, filled = modes[2], modes[3], modes[4]
-    pitch, top, left = tx + LANES, tile[0] + halo, tile[1] + halo
+    """Divide, scale and write the middle of one tile; `scores` are S_N and S_R, or S and nothing."""
+    apart, pitch, top, left = modes[2], tx + LANES, tile[0] + halo, tile[1] + halo
     width = min(tx - 2 * halo, shape[1] - left)
-    to_score, to_flux, floor = splat(scales[0]), splat(scales[1]), splat(scales[2])
+    photon = rows[4]
+    total = rows[5] if apart else photon
     for y in range(min(ty - 2 * halo, shape[0] - top)):
-        for x in range(0, width, LANES):
-            i = (y + halo) * pitch + halo + x
-            s = load(scores[0], i) - load(scores[1], i) if apart else load(scores[0], i)
-            photon = load(v, i) if weigh else splat(flat_v)
-            if filled:
-                bound = larger(load(fill, i), splat(f4(0)))
-                photon = photon + bound * bound
-            photon = larger(photon, floor)
-            total = photon + _spread(scores[0], scores[1], i, pitch, errors) if apart else photon
-            place = (top + y) * shape[1] + left + x
-            direct = bad.size == 0 and x + LANES <= width
-            _put(maps[0], place, direct, rows[0], x, s * to_score)
-            _put(maps[1], place, direct, rows[1], x, s / root(total))
-            _put(maps[2], place, direct, rows[2], x, s * to_flux)
-            _put(maps[3], place, direct, rows[3], x, root(photon) * to_flux)
-        start = 0 if bad.size else width - width % LANES
+        i = (y + halo) * pitch + halo
+        _variance_row(v, fill, modes[3], modes[4], flat_v, scales[2], i, width, photon)
+        if apart:
+            _total_row(scores[0], scores[1], i, pitch, width, errors, photon, total)
+        _score_rows(scores[0], scores[1], i, width, apart, total, photon, scales, rows)
         for k in range(4):
-            _copy_row(rows[k], start, width, bad, maps[k], (top + y) * shape[1] + left, top + y, left)
+            _copy_row(rows[k], width, bad, maps[k], (top + y) * shape[1] + left, top + y, left)
 
 
 @nb.njit(**OPTIONS)

@@ -19,6 +19,7 @@ from astrid_gpu.kernels.lanes_numba import LANES
 from astrid_gpu.kernels.tile_frames_numba import Frame, largest, prepare
 from astrid_gpu.kernels.tiles_numba import error_pair, kernel_pair, reference_pair, science_pair
 from astrid_gpu.kernels.tiling_numba import Tiling, choose_halo, tiling
+from astrid_gpu.kernels.whole_frames_numba import WholeFrames
 
 from astrid_gpu.backends.threads import cpu_threads
 
@@ -44,7 +45,7 @@ class _WorkSpace:
     def share(cls, cut: Tiling, count: int, job: Callable[[int, Any], None]) -> None:
         """Run job(i, work) for i from 0 to `count` - 1 on all threads, each with work space for tiles of `cut`."""
         size = max(cut.tx * (cut.ty + LANES), cut.ty * (cut.tx + LANES))
-        shapes = (6, 2, size), (5, 2, LANES * max(cut.ty, cut.tx)), (4, cut.tx)
+        shapes = (6, 2, size), (5, 2, LANES * max(cut.ty, cut.tx)), (6, cut.tx)
 
         def task(k: int) -> None:
             with cls._lock:
@@ -68,6 +69,7 @@ class _Subtraction:
     wanted: set[str]
     held: tuple[Any, ...] = ()
     reference: tuple[Any, ...] = field(default_factory=tuple)
+    whole: WholeFrames | None = None
 
     def bad(self, i: int) -> np.ndarray:
         """Return the invalid pixels of image i as uint8 (ny, nx), of no size where all are good."""
@@ -147,12 +149,14 @@ class _Subtraction:
         _WorkSpace.share(cut, len(kernels) // 2, job)
         return spectra
 
-    def subtract(self, i: int, out: dict[str, np.ndarray]) -> bool:
-        """Subtract image i into its maps; False if no halo is wide enough."""
+    def subtract(self, i: int, out: dict[str, np.ndarray]) -> None:
+        """Subtract image i into its maps, by tiles if a halo is wide enough."""
         p, score = self.problem, bool(self.wanted - {"difference"})
         halo = self.halo(i)
         if halo is None:
-            return False
+            self.whole = self.whole or WholeFrames(self)
+            self.whole.subtract(i, out)
+            return
         cut, bad = tiling(tuple(p.shape), halo, cpu_threads()), self.bad(i)
         frame = self.frame(i, 0)
         flat = not any(isinstance(v, np.ndarray) for v in (p.variance_science, p.variance_reference))
@@ -182,7 +186,6 @@ class _Subtraction:
             )  # fmt: skip
 
         _WorkSpace.share(cut, len(cut.pairs), job)
-        return True
 
 
 def _count(variance: Any) -> int:
@@ -212,6 +215,5 @@ def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np
     out = {name: np.empty(shape, np.float32) for name in names | ({"difference"} & wanted)}
     job = _Subtraction(problem, np.zeros((1, 0, 0), np.uint8) if flags is None else flags, wanted)
     for i in range(problem.n):
-        if not job.subtract(i, {name: maps[i] for name, maps in out.items()}):
-            return None
+        job.subtract(i, {name: maps[i] for name, maps in out.items()})
     return out
