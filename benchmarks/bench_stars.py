@@ -29,7 +29,7 @@ PER_MEGAPIXEL = 950
 def field(side):
     """Two exposures of one field less their true sky, their noise, and their true PSFs."""
     n = int(PER_MEGAPIXEL * side * side / 1e6)
-    pair = simulate.pair(seed=5, shape=(side, side), n_stars=n, n_galaxies=n // 20)
+    pair = simulate.pair(seed=5, shape=(side, side), n_stars=n, n_galaxies=n // 20, n_changes=0)
     images, noise = [], []
     for frame, exposure in zip(pair.frames, pair.exposures, strict=True):
         sky = exposure.sky
@@ -107,7 +107,7 @@ def test_find_stars(bench, backend):
     side = 512 if bench.quick else 2048
     want = make_find("numpy", side)()
     rivals = {"sep.extract": make_sep(side)} if installed("sep") else {}
-    work = Work(make_find, {"backend": backend, "side": side}, {"side": 128})
+    work = Work(make_find, {"backend": backend, "side": side}, {"side": 256})
     bench.row("find_stars", backend, f"{side} x {side}", work, rivals=rivals, tolerance=2e-3,
               error=lambda got: missing(got, want), error_of="not the reference's", pixels=side * side,
               moved=5e-6 * side * side, notes=lambda got: {"sources": len(got)})  # fmt: skip
