@@ -261,17 +261,22 @@ def _variance_row(v, fill, weigh, filled, flat_v, floor, i, width, out):
 
 
 @nb.njit(**OPTIONS)
+def _spread(a, b, i, pitch, errors):
+    """Return what registration and flux ratio add to V(S) at sixteen pixels of S_N and S_R (eqs. 30, 32)."""
+    p, q = load(a, i), load(b, i)
+    up, right = load(a, i + pitch) - load(a, i - pitch), load(a, i + 1) - load(a, i - 1)
+    above, beside = load(b, i + pitch) - load(b, i - pitch), load(b, i + 1) - load(b, i - 1)
+    zero = splat(f4(0))
+    static = larger(smaller(p, q), zero) + larger(smaller(zero - p, zero - q), zero)
+    moved = splat(errors[0]) * (up * up + above * above) + splat(errors[1]) * (right * right + beside * beside)
+    return moved + splat(errors[2]) * (static * static)
+
+
+@nb.njit(**OPTIONS)
 def _total_row(a, b, i, pitch, width, errors, photon, out):
-    """Write V(S) with what registration and flux ratio add to it (eqs. 30, 32); a and b are S_N and S_R."""
-    ey, ex, ef, zero = splat(errors[0]), splat(errors[1]), splat(errors[2]), splat(f4(0))
+    """Write V(S) with what registration and flux ratio add to it; a and b are S_N and S_R."""
     for x in range(0, width, LANES):
-        k = i + x
-        p, q = load(a, k), load(b, k)
-        up, right = load(a, k + pitch) - load(a, k - pitch), load(a, k + 1) - load(a, k - 1)
-        above, beside = load(b, k + pitch) - load(b, k - pitch), load(b, k + 1) - load(b, k - 1)
-        static = larger(smaller(p, q), zero) + larger(smaller(zero - p, zero - q), zero)
-        moved = ey * (up * up + above * above) + ex * (right * right + beside * beside)
-        store(out, x, load(photon, x) + moved + ef * (static * static))
+        store(out, x, load(photon, x) + _spread(a, b, i + x, pitch, errors))
 
 
 @nb.njit(**OPTIONS)
@@ -311,7 +316,8 @@ def science_pair(
     """Subtract two tiles and write the maps asked for.
 
     frame : (image, ends, sides). variance : (ny, nx). difference, maps : what to write, of no size where not wanted;
-    maps are score, score_corr, flux and flux_error, flat. work : (planes, bufs, rows). plan : (ty, tx, halo, fy, wy, fx, wx).
+    maps are score, score_corr, flux and flux_error, flat. work : (planes, bufs, rows).
+    plan : (ty, tx, halo, fy, wy, fx, wx).
     modes : bool (5,): D wanted; S wanted; S_N and S_R kept apart; variances transformed (else V(S) is `flat_v`); a fill
     error lies in planes[5]. scales, errors: as `ops.zogy.zogy_finish`, errors squared and the first two quartered.
     """
