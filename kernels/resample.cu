@@ -126,7 +126,7 @@ extern "C" {
 
 // images (n, ny, nx), finite; y_map, x_map (size) positions, shared by the images; bad (n, ny, nx) or null;
 // out (n, size): NaN more than `beyond` outside the outermost pixel centres, where a map is NaN, and on bad taps.
-// Launch: grid any, block 128, grid-stride. (Three blocks an SM are asked for: with more, or none named, taps spill.)
+// Launch: grid any, block 128, grid-stride. (Two or three blocks an SM are asked for: with more, taps spill.)
 // Bytes: 16 read a position, 4 read and 4 written a pixel and image.
 #define ASTRID_RESAMPLE(Kind)                                                           \
   const Reading reading = {images, y_map, x_map, bad, out, n, ny, nx, size, beyond};    \
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(128, 3) resample_bilinear(
     const unsigned char* __restrict__ bad, real* __restrict__ out, int n, int ny, int nx, long long size, double beyond) {
   ASTRID_RESAMPLE(Bilinear);
 }
-__global__ void __launch_bounds__(128, 3) resample_lanczos3(
+__global__ void __launch_bounds__(128, 2) resample_lanczos3(
     const real* __restrict__ images, const double* __restrict__ y_map, const double* __restrict__ x_map,
     const unsigned char* __restrict__ bad, real* __restrict__ out, int n, int ny, int nx, long long size, double beyond) {
   ASTRID_RESAMPLE(Lanczos3);
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(128, 3) resample_cubic(
     const unsigned char* __restrict__ bad, real* __restrict__ out, int n, int ny, int nx, long long size, double beyond) {
   ASTRID_RESAMPLE(Cubic);
 }
-__global__ void __launch_bounds__(128, 3) resample_quintic(
+__global__ void __launch_bounds__(128, 2) resample_quintic(
     const real* __restrict__ images, const double* __restrict__ y_map, const double* __restrict__ x_map,
     const unsigned char* __restrict__ bad, real* __restrict__ out, int n, int ny, int nx, long long size, double beyond) {
   ASTRID_RESAMPLE(Quintic);
