@@ -11,14 +11,13 @@ from __future__ import annotations
 import numba as nb
 import numpy as np
 from astrid_gpu.kernels.fft_numba import fft_columns
-from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, larger, load, root, splat, store, transpose16
-from astrid_gpu.kernels.tiles_numba import _spread
+from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, larger, load, root, smaller, splat, store, transpose16
 
 __all__ = ["WINDOW", "write_maps"]
 
 f4 = np.float32
 INVERSE = np.float32(-1)
-WINDOW = 4
+WINDOW = 8
 """Blocks of columns written at a time."""
 
 PITCH = (WINDOW + 2) * LANES
@@ -69,16 +68,62 @@ def _keep(window, count, rows):
 
 
 @nb.njit(**OPTIONS)
-def _put(flat, place, width, values, few):
-    """Write sixteen pixels of a map, or as many as there are; nothing to a map of no size."""
-    if flat.size == 0:
-        return
-    if width >= LANES:
-        store(flat, place, values)
-        return
-    store(few, 0, values)
-    for c in range(width):
-        flat[place + c] = few[c]
+def _variance_row(v, e, filled, level, floor, i, width, out):
+    """Write V(S) of what was measured, fill errors included, of `width` pixels from i."""
+    factor, low, zero = splat(level), splat(floor), splat(f4(0))
+    for x in range(0, width, LANES):
+        photon = factor * load(v, i + x)
+        if filled:
+            bound = larger(load(e, i + x), zero)
+            photon = photon + bound * bound
+        store(out, x, larger(photon, low))
+
+
+@nb.njit(**OPTIONS)
+def _total_row(a, b, i, width, errors, photon, out):
+    """Write V(S) with what registration and flux ratio add to it (eqs. 30, 32); a and b are S_N and S_R."""
+    ey, ex, ef, zero = splat(errors[0]), splat(errors[1]), splat(errors[2]), splat(f4(0))
+    for x in range(0, width, LANES):
+        k = i + x
+        p, q = load(a, k), load(b, k)
+        up, right = load(a, k + PITCH) - load(a, k - PITCH), load(a, k + 1) - load(a, k - 1)
+        above, beside = load(b, k + PITCH) - load(b, k - PITCH), load(b, k + 1) - load(b, k - 1)
+        static = larger(smaller(p, q), zero) + larger(smaller(zero - p, zero - q), zero)
+        moved = ey * (up * up + above * above) + ex * (right * right + beside * beside)
+        store(out, x, load(photon, x) + moved + ef * (static * static))
+
+
+@nb.njit(**OPTIONS)
+def _scaled_row(values, i, factor, width, out):
+    """Write values times a factor."""
+    scale = splat(factor)
+    for x in range(0, width, LANES):
+        store(out, x, scale * load(values, i + x))
+
+
+@nb.njit(**OPTIONS)
+def _over_root_row(values, variance, width, out):
+    """Write values over the root of their variance."""
+    for x in range(0, width, LANES):
+        store(out, x, load(values, x) / root(load(variance, x)))
+
+
+@nb.njit(**OPTIONS)
+def _root_row(variance, factor, width, out):
+    """Write the root of a variance times a factor."""
+    scale = splat(factor)
+    for x in range(0, width, LANES):
+        store(out, x, scale * root(load(variance, x)))
+
+
+@nb.njit(**OPTIONS)
+def _copy_row(values, width, out, place):
+    """Write a row of a map."""
+    whole = width - width % LANES
+    for x in range(0, whole, LANES):
+        store(out, place + x, load(values, x))
+    for x in range(whole, width):
+        out[place + x] = values[x]
 
 
 @nb.njit(**OPTIONS)
@@ -93,36 +138,42 @@ def _blot(bad, x0, width, maps):
 
 
 @nb.njit(**OPTIONS)
-def _finish(window, at, modes, scales, errors, x0, width, shape, maps, few):
-    """Divide, scale and write `width` columns from x0 on (eqs. 25, 41, 43)."""
+def _finish(window, at, modes, scales, errors, x0, width, shape, maps, rows):
+    """Divide, scale and write `width` columns from x0 on (eqs. 25, 41, 43); `rows` (4, PITCH) is work space."""
     difference, score, apart, weigh, filled = modes
     s_n, s_r, d, v, e = window[0], window[1], window[at[2]], window[at[3]], window[at[4]]
     d_map, score_map, corr_map, flux_map, error_map = maps
-    to_score, to_flux, floor = splat(scales[0]), splat(scales[1]), splat(scales[2])
+    photon, total, s, out = rows[0], rows[1] if apart else rows[0], rows[2], rows[3]
     for y in range(shape[0]):
-        for x in range(0, width, LANES):
-            i, place, left = (y + 1) * PITCH + LANES + x, y * shape[1] + x0 + x, width - x
-            if difference:
-                _put(d_map, place, left, splat(scales[4]) * load(d, i), few)
-            if not score:
-                continue
-            s = load(s_n, i) - load(s_r, i) if apart else load(s_n, i)
-            _put(score_map, place, left, s * to_score, few)
-            _put(flux_map, place, left, s * to_flux, few)
-            if not weigh:
-                continue
-            photon = splat(scales[3]) * load(v, i)
-            if filled:
-                bound = larger(load(e, i), splat(f4(0)))
-                photon = photon + bound * bound
-            photon = larger(photon, floor)
-            total = photon + _spread(s_n, s_r, i, PITCH, errors) if apart else photon
-            _put(corr_map, place, left, s / root(total), few)
-            _put(error_map, place, left, root(photon) * to_flux, few)
+        i, place = (y + 1) * PITCH + LANES, y * shape[1] + x0
+        if difference:
+            _scaled_row(d, i, scales[4], width, out)
+            _copy_row(out, width, d_map, place)
+        if score:
+            _scaled_row(s_n, i, f4(1), width, s)
+            if apart:
+                for x in range(0, width, LANES):
+                    store(s, x, load(s, x) - load(s_r, i + x))
+        if score_map.size:
+            _scaled_row(s, 0, scales[0], width, out)
+            _copy_row(out, width, score_map, place)
+        if not weigh:
+            continue
+        _variance_row(v, e, filled, scales[3], scales[2], i, width, photon)
+        if flux_map.size:
+            _scaled_row(s, 0, scales[1], width, out)
+            _copy_row(out, width, flux_map, place)
+            _root_row(photon, scales[1], width, out)
+            _copy_row(out, width, error_map, place)
+        if corr_map.size:
+            if apart:
+                _total_row(s_n, s_r, i, width, errors, photon, total)
+            _over_root_row(s, total, width, out)
+            _copy_row(out, width, corr_map, place)
 
 
 @nb.njit(**OPTIONS)
-def write_maps(planes, pairs, at, modes, scales, errors, first, last, shape, bad, maps, window, bufs, plan):
+def write_maps(planes, pairs, at, modes, scales, errors, first, last, shape, bad, maps, window, bufs, plan) -> None:
     """Transform planes back along y and write blocks of columns `first` to `last` of the maps.
 
     Parameters
@@ -144,7 +195,7 @@ def write_maps(planes, pairs, at, modes, scales, errors, first, last, shape, bad
         Work space.
     """
     py, px = plan[0], plan[1]
-    reach, few = (1 if modes[2] else 0), np.empty(LANES, f4)
+    reach, rows = (1 if modes[2] else 0), np.empty((4, PITCH), f4)
     flat = (
         maps[0].reshape(maps[0].size), maps[1].reshape(maps[1].size), maps[2].reshape(maps[2].size),
         maps[3].reshape(maps[3].size), maps[4].reshape(maps[4].size),
@@ -162,7 +213,7 @@ def write_maps(planes, pairs, at, modes, scales, errors, first, last, shape, bad
                     second = second[:0]
                 _back_to_space(planes[one], second, x0, a, b, bufs, plan)
         x0, width = start * LANES, min(count * LANES, shape[1] - start * LANES)
-        _finish(window, at, modes, scales, errors, x0, width, shape, flat, few)
+        _finish(window, at, modes, scales, errors, x0, width, shape, flat, rows)
         if bad.size:
             _blot(bad, x0, width, flat)
         if reach:

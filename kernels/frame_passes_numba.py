@@ -1,13 +1,14 @@
-"""The passes of ZOGY over a whole frame: each takes sixteen columns through a transform and what goes with it, in cache.
+"""The passes of ZOGY over a whole frame: sixteen columns go through a transform and what goes with it, in cache.
 
 Two real images are transformed along y as one complex one and taken apart at once, so that half of the frequencies
-are enough from there on. Between the passes a half spectrum lies as a plane [block of sixteen ky][x][re, im][ky]: what a
-block of ky's needs for its transforms along x is in one piece. Along x the spectra are combined and transformed back
+are enough from there on. Between the passes a half spectrum lies as a plane [block of sixteen ky][x][re, im][ky]: what
+a block of ky's needs for its transforms along x is in one piece. Along x the spectra are combined and transformed back
 block by block; the inverse along y brings two real images at a time.
 
-`plan` is (py, px, fy, wy, fx, wx): sides of the padded frame and the plans of `fft_numba`; `bufs` (7, 2, 16 max(py, px))
-a thread's work space. The images are the first pixels of the frame. Both far edges share the padding: the margins
-below and to the right come first in it, those above and to the left last. All spectra are twice what they should be.
+`plan` is (py, px, fy, wy, fx, wx): sides of the padded frame and the plans of `fft_numba`; `bufs`, (7, 2, 16 times the
+longer side), a thread's work space, the last of it zeros. The images are the first pixels of the frame. Both far edges
+share the padding: the margins below and to the right come first in it, those above and to the left last. All spectra
+are twice what they should be.
 """
 # ruff: noqa: ANN001, ANN201, ANN202 - compiled: the types are the caller's
 
@@ -113,7 +114,9 @@ def _spectrum(block, ready, out, bufs, plan):
     """Transform a block of a plane along x into `out`, or copy it where that was done before."""
     px, flat = plan[1], block.reshape(block.size)
     if not ready:
-        fft_columns(flat, flat[LANES:], 2 * LANES, out[0], out[1], LANES, bufs[0], bufs[1], px, plan[4], plan[5], FORWARD)
+        fft_columns(
+            flat, flat[LANES:], 2 * LANES, out[0], out[1], LANES, bufs[0], bufs[1], px, plan[4], plan[5], FORWARD
+        )
         return
     for x in range(px):
         store(out[0], LANES * x, load(flat, 2 * LANES * x))

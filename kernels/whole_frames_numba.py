@@ -2,7 +2,7 @@
 
 The frame is padded by the larger PSF, as in the reference. PSFs are transformed along y in double precision, few
 columns as they are, and along x with the block that they are needed for; the small squares of k_n and k_r come from the
-small grid of `ops.zogy_kernels`, where tails squared are nothing. See `frame_passes_numba` for the passes.
+small grid of `ops.zogy_kernels`, beyond which tails squared are nothing. See `frame_passes_numba` for the passes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from astrid_gpu.kernels.tile_frames_numba import Frame
 
 from astrid_gpu.backends.threads import cpu_threads
 
-__all__ = ["WholeFrames"]
+__all__ = ["WholeFrames", "padded_side"]
 
 f4 = np.float32
 NAMES = ("difference", "score", "score_corr", "flux", "flux_error")
@@ -29,7 +29,7 @@ NEGLIGIBLE = 1e-7
 """Part of the sum of k² that may be left out."""
 
 
-def _smooth(n: int) -> int:
+def padded_side(n: int) -> int:
     """Return the next length that `plan_fft` takes."""
     n = max(-(-n // LANES), 2) * LANES
     while not is_smooth(n):
@@ -57,17 +57,10 @@ def _columns(kernel: np.ndarray, py: int) -> np.ndarray:
     return np.ascontiguousarray(parts.transpose(0, 3, 2, 1), dtype=f4)
 
 
-def _folded(kernel: np.ndarray, py: int, px: int) -> np.ndarray:
-    """Return a kernel (g, g) with its middle at (0, 0) as a frame (py, px) holds it, middle in the middle, odd sides."""
-    g = len(kernel)
-    near = np.arange(-(g // 2), g - g // 2)
-    out = kernel[np.ix_(near, near)]
-    for axis, side in enumerate((py, px)):
-        if g > side:
-            parts = np.zeros((side, out.shape[1 - axis]))
-            np.add.at(parts, (near + side // 2) % side, np.moveaxis(out, axis, 0))
-            out = np.moveaxis(parts, 0, axis)
-    return np.pad(out, [(0, 1 - n % 2) for n in out.shape])
+def _centred(kernel: np.ndarray) -> np.ndarray:
+    """Return a periodic kernel with its middle at (0, 0) as one with odd sides and its middle in the middle."""
+    around = [np.arange(-(side // 2), side - side // 2) for side in kernel.shape]
+    return np.pad(kernel[np.ix_(*around)], [(0, 1 - side % 2) for side in kernel.shape])
 
 
 def _trimmed(kernel: np.ndarray) -> np.ndarray:
@@ -101,6 +94,24 @@ def _balance(frame: Frame, unit: float) -> float:
     return float(2.0 ** np.round(np.log2(image / variance))) if image > 0 and variance > 0 else 1.0
 
 
+def _score_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: Any, shape: tuple[int, int]) -> list[np.ndarray]:
+    """Return k_n and k_r (eqs. 29, 28) on a periodic frame, middle at (0, 0); as `astrid_gpu.ops.zogy_kernels`."""
+    from scipy import fft
+
+    spectra = []
+    for psf in (psf_n, psf_r):
+        frame = np.zeros(shape)
+        frame[np.ix_(*((np.arange(n) - n // 2) % side for n, side in zip(psf.shape, shape, strict=True)))] = psf
+        spectra.append(fft.rfft2(frame))
+    n, r = spectra
+    s_n, s_r, f_n, f_r, floor = params
+    n2, r2 = abs(n) ** 2, abs(r) ** 2
+    den = s_n**2 * f_r**2 * r2 + s_r**2 * f_n**2 * n2
+    inverse = np.where(den > floor, 1 / np.maximum(den, floor), 0)
+    kernels = f_n * f_r**2 * n.conj() * r2 * inverse, f_r * f_n**2 * r.conj() * n2 * inverse
+    return [fft.irfft2(k, s=shape) for k in kernels]
+
+
 class WholeFrames:
     """Subtracts images of one call, one after the other; what they share is made once.
 
@@ -125,7 +136,7 @@ class WholeFrames:
         self.keep &= _count(p.variance_reference) == len(p.fill_profiles[1]) == 1
         sides = max(*p.psf_science.shape[1:], *p.psf_reference.shape[1:])
         pad = max(sides, 2 * max(profiles.shape[1] for profiles in p.fill_profiles) - 1)
-        py, px = (_smooth(n + pad) for n in p.shape)
+        py, px = (padded_side(n + pad) for n in p.shape)
         self.plan, self.blocks = _plan(py, px), py // 2 // LANES + 1
         self.norm = 1 / (2 * py * px)  # the half spectra are doubled
         self.idle: list[tuple[np.ndarray, np.ndarray]] = []
@@ -216,12 +227,26 @@ class WholeFrames:
 
     def _small(self, i: int, name: str) -> Any:
         """Return the columns of k_n² and k_r², or of |k_n| and |k_r|, for doubled spectra and unnormalised inverses."""
-        shape, kernels = self.plan[:2], self.problem.kernels(i).score
-        power, key = (2 if name == "squares" else 1), i % len(self.problem.kernel_params)
-        noise = self._noise(i)
-        return self._kernel(
-            name, key, lambda: [_trimmed(abs(_folded(k[0], *shape) / noise) ** power) * self.norm for k in kernels]
-        )
+        power, key, noise = (2 if name == "squares" else 1), self._pair(i), self._noise(i)
+
+        def make() -> list[np.ndarray]:
+            kernels = self._score_kernels(i)
+            return [_trimmed(_centred(abs(k / noise) ** power)) * self.norm for k in kernels]
+
+        return self._kernel(name, key, make)
+
+    def _score_kernels(self, i: int) -> list[np.ndarray]:
+        """Return k_n and k_r, middle at (0, 0): from the small grid, or those of the frame where that is smaller."""
+        p, shape, small = self.problem, self.plan[:2], [k[0] for k in self.problem.kernels(i).score]
+        if min(shape) >= len(small[0]):
+            return small
+        stamps = (psf[i % len(psf)] for psf in (p.psf_science, p.psf_reference))
+        return _score_kernels(*stamps, p.params[i], shape)
+
+    def _pair(self, i: int) -> tuple[int, ...]:
+        """Return what tells one pair of PSFs and flux scales from another."""
+        p = self.problem
+        return i % len(p.kernel_params), i % len(p.psf_science), i % len(p.psf_reference)
 
     def _noise(self, i: int) -> float:
         """Return the noise of S on blank sky: D and S are transformed back in units of their own noise."""
@@ -242,7 +267,7 @@ class WholeFrames:
         numbers = np.array([s_n**2 * f_r**2, s_r**2 * f_n**2, floor, *(self.norm * k for k in numbers)], f4)
         modes = self.difference, self.score, apart, self.weigh, self.reference is not None
         stamps = [psf[i % len(psf)] for psf in (p.psf_science, p.psf_reference)]
-        psfs = self._kernel("psfs", (i % len(p.psf_science), i % len(p.psf_reference)), lambda: stamps)
+        psfs = self._kernel("psfs", self._pair(i), lambda: stamps)
         squares = self._small(i, "squares") if self.weigh else psfs
 
         def task(k: int, bufs: Any, _: Any) -> None:
