@@ -41,6 +41,7 @@ REFERENCES = {
     "measure_moments": "moments",
     "gather_stamps": "stamps",
     "resample": "resample",
+    "extremes": "extremes",
 }
 
 
@@ -139,6 +140,9 @@ def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
         maps = 0.9998 * y - 0.002 * x + 3.3, 0.002 * y + 1.0001 * x - 2.7
         return Problem((images(), *maps, "lanczos3"), (0, 1, 2), pixels * (8 * n + 16) * mega)
 
+    def extremes() -> Problem:
+        return Problem((images(),), (0,), 4 * pixels * n * mega)
+
     return {
         "zogy_spectra": zogy_spectra,
         "zogy_finish": zogy_finish,
@@ -150,6 +154,7 @@ def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
         "measure_moments": measure_moments,
         "gather_stamps": gather_stamps,
         "resample": resample,
+        "extremes": extremes,
     }
 
 

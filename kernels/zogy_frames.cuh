@@ -1,4 +1,5 @@
-// From images with holes and edges to periodic frames without, in one pass each (part of zogy.cu; single precision).
+// From images with holes and edges to periodic frames without, in one pass each (part of zogy.cu; single precision),
+// and the look at the pixels that comes before.
 // Reference: astrid_gpu/engine/_frames.py and astrid_gpu/ops/fill.py.  Launch: astrid_gpu/backends/cuda/zogy_maps.py.
 //
 // A frame (py, px) holds the image in its first ny rows and nx columns, times `scale`. A pixel is bad beyond the image
@@ -167,6 +168,48 @@ __global__ void __launch_bounds__(256) decode_int(
     if (swap) bits = bits >> 24 | (bits >> 8 & 0xff00u) | (bits << 8 & 0xff0000u) | bits << 24;
     put_count(counts, i, static_cast<int>(bits));
   }
+}
+
+// Least and largest value of the numbers in each image, and how many pixels are not finite: one read of the stack.
+// images (n, ny, nx) flat, size pixels each; parts (n, gridDim.x, 3): least, largest, 1 if all finite, of each block.
+// Reference: astrid_gpu/ops/extremes.py.  Launch: grid (any, n), block 256, grid-stride, four loads under way a thread;
+// astrid_gpu/backends/cuda/extremes.py. The host puts the parts together: no atomics, no order.
+__global__ void __launch_bounds__(256) image_extremes(
+    const real* __restrict__ images, real* __restrict__ parts, long long size) {
+  __shared__ real least[8], largest[8];
+  const real* image = images + blockIdx.y * size;
+  const long long step = grid_stride() * 4;
+  real low = static_cast<real>(INFINITY_F), high = -low;
+  bool good = true;
+  for (long long base = blockIdx.x * 1024ll + threadIdx.x; base < size; base += step) {
+    real value[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) value[k] = base + 256 * k < size ? image[base + 256 * k] : image[base];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      good = good && isfinite(value[k]);
+      low = min(low, value[k]);
+      high = max(high, value[k]);  // the one that is a number, where one is NaN
+    }
+  }
+  for (int d = 16; d > 0; d >>= 1) {
+    low = min(low, __shfl_down_sync(FULL_WARP, low, d));
+    high = max(high, __shfl_down_sync(FULL_WARP, high, d));
+  }
+  if ((threadIdx.x & 31) == 0) {
+    least[threadIdx.x >> 5] = low;
+    largest[threadIdx.x >> 5] = high;
+  }
+  const bool all = __syncthreads_and(good);
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < 8; ++w) {
+    low = min(low, least[w]);
+    high = max(high, largest[w]);
+  }
+  real* out = parts + (blockIdx.y * static_cast<long long>(gridDim.x) + blockIdx.x) * 3;
+  out[0] = low;
+  out[1] = high;
+  out[2] = all ? real(1) : real(0);
 }
 
 }  // extern "C"

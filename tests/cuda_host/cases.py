@@ -81,6 +81,12 @@ def _resample(rng: np.random.Generator, real: type) -> tuple[Any, ...]:
     return _images(rng, real, (2, 40, 30)), y, x, "lanczos3", rng.random((2, 40, 30)) < 0.01
 
 
+def _extremes(rng: np.random.Generator, real: type) -> tuple[Any, ...]:
+    images = _images(rng, real, (3, 50, 47))
+    images[1, 20, 30] = np.nan
+    return (images,)
+
+
 CASES: Mapping[str, Callable[[np.random.Generator, type], tuple[Any, ...]]] = {
     "zogy_spectra": _zogy_spectra,
     "zogy_finish": _zogy_finish,
@@ -92,6 +98,7 @@ CASES: Mapping[str, Callable[[np.random.Generator, type], tuple[Any, ...]]] = {
     "measure_moments": _measure_moments,
     "gather_stamps": _gather_stamps,
     "resample": _resample,
+    "extremes": _extremes,
 }
 
 # Which arguments live on the device, by position; the others are tables on the host by contract.
@@ -106,6 +113,7 @@ ON_DEVICE: Mapping[str, tuple[int, ...]] = {
     "measure_moments": (0, 6),
     "gather_stamps": (0,),
     "resample": (0, 1, 2, 4),
+    "extremes": (0,),
 }
 
 

@@ -20,6 +20,7 @@ _OPS = {
     "zogy_spectra": "zogy",
     "zogy_finish": "zogy",
     "zogy_maps": "zogy_maps",
+    "extremes": "extremes",
     "fill_masked": "fill",
     "mesh_statistics": "background",
     "mesh_interpolate": "background",
