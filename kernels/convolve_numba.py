@@ -10,12 +10,11 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import numba as nb
 import numpy as np
 from astrid_gpu.kernels._pool import share
 from astrid_gpu.kernels.fft_numba import fft_columns, is_smooth, plan_fft
 from astrid_gpu.kernels.lanes_numba import LANES, OPTIONS, load, splat, store
-
-import numba as nb
 
 __all__ = ["convolve", "convolve_fft", "convolve_separable"]
 

@@ -10,8 +10,9 @@ from astrid_gpu.kernels._pool import share
 
 __all__ = ["find_peaks"]
 
-_BAND = 64  # rows of a band
+_BAND = 128  # rows of a band
 _BLOCK = 128  # pixels that are looked at together; most blocks of a sky hold nothing
+_PART = 16  # and of those that do, most parts
 _ROOM = 1024  # maxima of a band, unless there are more
 
 
@@ -60,22 +61,28 @@ def _scan(image, bits, mask, level, bound, magnitude, both, y0, y1, where, value
     one = image.dtype.type(1)
     for y in range(y0, y1):
         row = image[y]
-        for x0 in range(0, row.size, _BLOCK):
-            x1 = min(x0 + _BLOCK, row.size)
-            block = bits[y, x0:x1]
+        for b0 in range(0, row.size, _BLOCK):
+            b1 = min(b0 + _BLOCK, row.size)
+            block = bits[y, b0:b1]
             if (_furthest(block, magnitude) if both else _highest(block)) <= bound:
                 continue
-            for x in range(x0, x1):
-                v = row[x]
-                if not (v > level or (both and v < -level)) or not np.isfinite(v) or (mask.size and mask[y, x] != 0):
+            for x0 in range(b0, b1, _PART):
+                part = bits[y, x0 : min(x0 + _PART, b1)]
+                if (_furthest(part, magnitude) if both else _highest(part)) <= bound:
                     continue
-                sign = one if v > level else -one
-                kind = _judge(image, mask, y, x, sign, sign * v)
-                if kind == 0:
-                    continue
-                if found < value.size:
-                    where[0, found], where[1, found], value[found], tied[found] = y, x, v, kind == 2
-                found += 1
+                for x in range(x0, x0 + part.size):
+                    v = row[x]
+                    if not (v > level or (both and v < -level)) or not np.isfinite(v):
+                        continue
+                    if mask.size and mask[y, x] != 0:
+                        continue
+                    sign = one if v > level else -one
+                    kind = _judge(image, mask, y, x, sign, sign * v)
+                    if kind == 0:
+                        continue
+                    if found < value.size:
+                        where[0, found], where[1, found], value[found], tied[found] = y, x, v, kind == 2
+                    found += 1
     return found
 
 
@@ -98,9 +105,11 @@ def find_peaks(images: Any, threshold: Any, mask: Any, both: bool) -> tuple[np.n
             where, value, tied = np.empty((2, room), np.int64), np.empty(room), np.empty(room, np.bool_)
             m = _scan(*given, y, min(y + _BAND, ny), where, value, tied)
             if m <= room:
-                found[task] = np.full(m, k), where[0, :m], where[1, :m], value[:m], tied[:m]
+                found[task] = where[:, :m], value[:m], tied[:m]
                 return
             room = m
 
     share(band, n * bands)
-    return tuple(np.concatenate(column) for column in zip(*found, strict=True))
+    (y, x), value, tied = (np.concatenate(column, axis=-1) for column in zip(*found, strict=True))
+    image = np.repeat(np.arange(n * bands) // bands, [row[1].size for row in found])
+    return image, y, x, value, tied
