@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count
 
-from astrid_gpu.backends.numpy_ import cpu_threads
+from astrid_gpu.backends.threads import cpu_threads
 
 __all__ = ["share"]
 
