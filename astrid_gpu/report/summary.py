@@ -35,7 +35,7 @@ from astrid_gpu.report.drawing import (
 )
 from astrid_gpu.results import Candidates, Difference
 
-__all__ = ["Page", "draw_page", "summary_figure", "summary_page"]
+__all__ = ["Page", "Panel", "draw_page", "summary_figure", "summary_page"]
 
 SCORE_LIMIT = 10.0
 _STEP = 0.25  # of the histogram
