@@ -285,7 +285,7 @@ def measure(backend: Any, n: int, side: int, seconds: float) -> tuple[list[Row],
         add(name, n, bind(backend, name, problem), problem.megabytes, error_of(backend, name))
     for name, call in transforms(backend, n, side).items():
         add(name, n, call, 16e-6 * n * side * side, None)  # two passes, each reads and writes the frame
-    for count in sorted({1, max(1, n // 2), n, 2 * n}):
+    for count in sorted({1, max(1, n // 2), n, 2 * n} if seconds else {n}):
         for outputs in (("difference",), ("difference", "score"), ("difference", "score_corr", "flux")):
             name = "zogy: " + {1: "D", 2: "D + S", 3: "D + S_corr + flux"}[len(outputs)]
             least = 4e-6 * side * side * (count * (1 + len(outputs)) + 1)

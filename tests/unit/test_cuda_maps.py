@@ -296,7 +296,7 @@ def test_a_device_too_small_for_one_pair_is_our_error(rng):
 
 
 def test_a_device_too_small_for_the_maps_is_our_error(rng):
-    with pytest.raises(DeviceMemoryError, match=r"no room for 5 maps of 8 images of \(50, 50\); give fewer images"):
+    with pytest.raises(DeviceMemoryError, match=r"no room for the maps of 8 images of \(50, 50\); give fewer images"):
         run_with(8 * 4 * 3 * 2500, rng)
 
 
@@ -336,3 +336,11 @@ def test_the_environment_sets_the_chunk(rng, monkeypatch):
     monkeypatch.setenv("ASTRID_GPU_CHUNK", "many")
     with pytest.raises(ConfigError, match="ASTRID_GPU_CHUNK is a number of images, at least 1; got 'many'"):
         run_with(float("inf"), rng)
+
+
+def test_the_environment_asks_for_a_graph(rng, monkeypatch):
+    monkeypatch.setenv("ASTRID_GPU_GRAPH", "1")
+    ctx, _ = run_with(float("inf"), rng, chunk=2)
+    assert ctx.runtime.graphs == 1
+    ctx, _ = run_with(float("inf"), rng, chunk=2, graph=False)
+    assert ctx.runtime.graphs == 0

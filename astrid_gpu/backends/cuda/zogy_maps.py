@@ -29,11 +29,17 @@ large fill, whose error |k| carries far, and to rounding elsewhere."""
 _LEAST_WORK = 16 << 20  # bytes of frame in a batch, below which launches take longer than the work
 _MOST_CHUNK = 1024
 _PLAN_SLOTS = 2  # cuFFT's work areas, in slots: one a plan and direction
-CHUNK_VARIABLE = "ASTRID_GPU_CHUNK"
+CHUNK_VARIABLE, GRAPH_VARIABLE = "ASTRID_GPU_CHUNK", "ASTRID_GPU_GRAPH"
 
 
 def zogy_maps(
-    ctx: Context, problem: Any, flags: Any, wanted: Collection[str], *, chunk: int | None = None, graph: bool = False
+    ctx: Context,
+    problem: Any,
+    flags: Any,
+    wanted: Collection[str],
+    *,
+    chunk: int | None = None,
+    graph: bool | None = None,
 ) -> dict[str, Any] | None:
     """Subtract a stack of pairs.
 
@@ -48,8 +54,8 @@ def zogy_maps(
         "flux" gives flux and flux_error.
     chunk : int, optional
         Pairs at a time. Default: ASTRID_GPU_CHUNK, else `default_chunk`. Halved where the device is too full.
-    graph : bool
-        Launch the transforms of a batch as one CUDA graph.
+    graph : bool, optional
+        Launch the transforms of a batch as one CUDA graph. Default: whether ASTRID_GPU_GRAPH is 1.
 
     Returns
     -------
@@ -71,13 +77,15 @@ def zogy_maps(
     """
     if np.dtype(problem.dtype) != np.float32:
         return None
-    job = job_of(ctx, problem, flags, wanted)
+    if graph is None:
+        graph = os.environ.get(GRAPH_VARIABLE, "").strip() == "1"
     try:
+        job = job_of(ctx, problem, flags, wanted)
         out = {name: ctx.xp.empty((job.n, *job.shape), np.float32) for name in sorted(job.wanted)}
     except Exception as exc:
         if not ctx.runtime.is_out_of_memory(exc):
             raise
-        msg = f"{len(job.wanted)} maps of {job.n} images of {job.shape}; give fewer images at a time"
+        msg = f"the maps of {problem.n} images of {problem.shape}; give fewer images at a time"
         raise DeviceMemoryError(_no_room(ctx, msg)) from exc
     spec = spec_of(job, 1, graph=graph, follow=True)
     size = chunk or _from_environment() or default_chunk(ctx, spec, job.n)
