@@ -200,7 +200,7 @@ class CupyContext:
         self._kernels: dict[tuple[str, str, tuple[str, ...]], _DeviceKernel] = {}
         runtime = CupyRuntime(cupy)
         self.runtime: Runtime = runtime
-        self.plans = PlanCache(partial(CupyPlan, cupy), limit=runtime.plan_limit)
+        self.plans = PlanCache(partial(CupyPlan, cupy), limit=runtime.plan_limit, place=runtime.place)
         self.memory: dict[Any, Any] = {}
 
     def kernel(self, file: str, name: str, options: tuple[str, ...] = ()) -> Kernel:

@@ -106,13 +106,16 @@ class RecordingRuntime:
     graphs: int = 0
     compute: bool = True
 
+    def where(self) -> str:
+        """Return the name of the current stream."""
+        return self.current[-1].name if self.current else "default"
+
     def note(self, *what: Any) -> None:
         self.log.append(what)
 
     def submit(self, name: str, work: Callable[[], None]) -> None:
         """Run now, on the current stream, or into the graph that is being captured."""
-        where = self.current[-1].name if self.current else "default"
-        self.note("run", where, name)
+        self.note("run", self.where(), name)
         if self.capturing is not None:
             self.capturing.append(work)
         elif self.current:
@@ -193,7 +196,11 @@ class RecordingRuntime:
 
     def plans(self) -> PlanCache:
         """Return a cache of plans that transform on the host."""
-        return PlanCache(lambda *key: HostPlan(self, *key), limit=lambda: 1 << 33)
+        return PlanCache(
+            lambda *key: HostPlan(self, *key),
+            limit=lambda: 1 << 33,
+            place=self.where,
+        )
 
 
 class HostPlan:
@@ -210,6 +217,7 @@ class HostPlan:
         self.work_bytes = int(np.prod(half)) * np.dtype(types[1]).itemsize
         runtime.allocate(self.work_bytes)
         runtime.note("plan", shape, batch, kind)
+        self._where = runtime.where()
 
     def __call__(self, source: Any, target: Any) -> None:
         a, b = device.unwrap(source), device.unwrap(target)
@@ -218,6 +226,7 @@ class HostPlan:
             assert array.dtype == dtype
             assert array.flags.c_contiguous
         assert not np.may_share_memory(a, b), "in-place transforms are not supported"
+        assert self._runtime.where() == self._where, "a plan runs on the stream it was made for: it has one work area"
         self._runtime.submit(self._kind, lambda: self._run(a, b))
 
     def _run(self, a: np.ndarray, b: np.ndarray) -> None:

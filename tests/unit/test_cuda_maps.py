@@ -112,6 +112,18 @@ def test_work_areas_are_bounded():
     assert len(cache) == cache.work_bytes == 0
 
 
+def test_each_stream_has_plans_of_its_own():
+    where = ["a"]
+    cache = PlanCache(lambda *key: _Plan(1), limit=lambda: 1000, place=lambda: where[0])
+    first = cache.get((8, 8), 1, "R2C")
+    table = cache.constant("t", object)
+    where[0] = "b"
+    assert cache.get((8, 8), 1, "R2C") is not first
+    assert cache.constant("t", object) is not table
+    where[0] = "a"
+    assert cache.get((8, 8), 1, "R2C") is first
+
+
 def test_constants_are_kept_and_bounded():
     cache = PlanCache(lambda *key: _Plan(1), limit=lambda: 1000)
     assert cache.constant("a", object) is cache.constant("a", object)

@@ -32,7 +32,8 @@ class PlanCache:
 
     CuPy keeps 16 plans a thread, each with a work area as large as the batch, and makes one more for every last batch
     that is short. Here a run pads its last batch, so a shape has at most two plans, and what all plans hold together
-    is bounded. A plan must not run on two streams at once (they would share its work area): one cache a stream.
+    is bounded. A plan must not run on two streams at once (they would share its work area), so each stream has its own:
+    the one that is current when a plan is asked for.
 
     Parameters
     ----------
@@ -42,12 +43,20 @@ class PlanCache:
         Most plans held.
     limit : callable
         Returns the most bytes that the work areas may hold together; one plan is always allowed.
+    place : callable
+        Returns what names the current device and stream.
     """
 
     def __init__(
-        self, make: Callable[[tuple[int, int], int, str], FftPlan], *, capacity: int = 8, limit: Callable[[], int]
+        self,
+        make: Callable[[tuple[int, int], int, str], FftPlan],
+        *,
+        capacity: int = 16,
+        limit: Callable[[], int],
+        place: Callable[[], Hashable] = lambda: None,
     ) -> None:
         self._make = make
+        self._place = place
         self._capacity = capacity
         self._limit = limit
         self._plans: OrderedDict[tuple[Any, ...], FftPlan] = OrderedDict()
@@ -64,7 +73,7 @@ class PlanCache:
         if kind not in KINDS:
             msg = f"kind must be one of {', '.join(KINDS)}, got {kind!r}"
             raise ValueError(msg)
-        key = (shape, batch, kind)
+        key = (shape, batch, kind, self._place())
         if key not in self._plans:
             self._plans[key] = self._make(shape, batch, kind)
         self._plans.move_to_end(key)
@@ -75,6 +84,7 @@ class PlanCache:
 
     def constant(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return a small device array that depends on `key` alone, such as a table of phases; 32 are kept."""
+        key = (key, self._place())
         if key not in self._constants:
             self._constants[key] = make()
         self._constants.move_to_end(key)

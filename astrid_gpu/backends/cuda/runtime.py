@@ -142,6 +142,10 @@ class CupyRuntime:
             self._cache_bytes = int(runtime.deviceGetAttribute(attribute, runtime.getDevice()))
         return self._cache_bytes
 
+    def place(self) -> tuple[int, int]:
+        """Return what names the current device and stream."""
+        return int(self._cupy.cuda.Device().id), int(self._cupy.cuda.get_current_stream().ptr)
+
     def plan_limit(self) -> int:
         """Return the most bytes that plans may hold: a quarter of the device."""
         return int(self._cupy.cuda.runtime.memGetInfo()[1]) // _PLAN_SHARE

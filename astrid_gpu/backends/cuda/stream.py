@@ -164,25 +164,31 @@ class SubtractionStream:
             raise InputError(msg)
         self._both, self._room, self._stamps, self._side = both, room, stamps, side
         self._problem, self._blanks, self._warned = problem, blanks, False
-        wanted = {"score_corr"} | ({"difference"} if stamps else set())
+        self._up, self._compute, self._down = (ctx.runtime.stream() for _ in range(3))
+        ctx.runtime.synchronize()  # what the caller's stream still does to the reference
         try:
-            base = job_of(ctx, problem, flags, wanted)
-            grid = prepare(ctx, base, 1)
-            # Whether a fill is large is not waited for: every batch follows the errors of its fills.
-            self._mask = base.flags
-            base = replace(base, own=base.own | {"k", "VN"} | ({"R", "VR"} if blanks else set()))
-            spec = replace(spec_of(base, 1, graph=graph, follow=True), numbers=True, flagged=True)
-            self.batch = batch or default_chunk(ctx, spec, 1 << 20)
-            self._up, self._compute, self._down = (ctx.runtime.stream() for _ in range(3))
-            self._runner = Runner(ctx, base, replace(spec, batch=self.batch), grid)
-            self._levels = ctx.xp.asarray(np.full(self.batch, threshold, np.float32))
-            self._slots = [self._slot(base) for _ in range(slots)]
-            ctx.runtime.synchronize()  # what is shared was made on another stream than those that read it
+            with self._compute:  # its plans are of that stream
+                self._prepare(flags, batch, slots, threshold, graph=graph)
+                ctx.runtime.synchronize()
         except Exception as exc:
             if not ctx.runtime.is_out_of_memory(exc):
                 raise
             msg = f"{slots} slots of a stream of images of {problem.shape} do not fit; make batch or slots smaller"
             raise DeviceMemoryError(msg) from exc
+
+    def _prepare(self, flags: Any, batch: int | None, slots: int, threshold: float, *, graph: bool) -> None:
+        """Make everything: what the exposures share, the buffers of a batch, the slots."""
+        ctx = self.ctx
+        base = job_of(ctx, self._problem, flags, {"score_corr"} | ({"difference"} if self._stamps else set()))
+        grid = prepare(ctx, base, 1)
+        self._mask = base.flags
+        base = replace(base, own=base.own | {"k", "VN"} | ({"R", "VR"} if self._blanks else set()))
+        # Whether a fill is large is not waited for: every batch follows the errors of its fills.
+        spec = replace(spec_of(base, 1, graph=graph, follow=True), numbers=True, flagged=True)
+        self.batch = batch or default_chunk(ctx, spec, 1 << 20)
+        self._runner = Runner(ctx, base, replace(spec, batch=self.batch), grid)
+        self._levels = ctx.xp.asarray(np.full(self.batch, threshold, np.float32))
+        self._slots = [self._slot(base) for _ in range(slots)]
 
     # ---- memory ------------------------------------------------------------------------------------------------------
     def _slot(self, base: Job) -> _Slot:

@@ -168,7 +168,7 @@ def spec_of(job: Job, batch: int, *, graph: bool = False, follow: bool = False) 
     variance = bool(job.wanted & {"score_corr", "flux_error"})
     errors = frozenset[str]()
     if variance:
-        tops = [float("inf") if follow else _top(side.largest) for side in job.sides]
+        tops = [float("inf") if follow else _top(side.largest) for side in job.sides]  # measured by `prepare`
         errors = frozenset(name for name, top in zip(("EN", "ER"), tops, strict=True) if top > job.limits[0])
     return Spec(
         shape=job.shape,
@@ -204,6 +204,7 @@ def prepare(ctx: Context, job: Job, size: int) -> tuple[int, int]:
         for side in job.sides:
             ctx.runtime.clear(side.largest)
         measure_fills(ctx, job)
+        ctx.runtime.synchronize()  # a device's arrays wait by themselves when they are read; the tests' do not
     stamps = tuple(side.stamps for side in job.sides)
     grid = first_grid(job.padded, max(max(s.shape[1:]) for s in stamps))
     while True:
@@ -225,4 +226,5 @@ def _numbers(ctx: Context, job: Job, size: int, grid: tuple[int, int]) -> float:
         part = job.part(start, stop)
         small.make(tuple(side.stamps for side in part.sides), part.params64, stop - start if many else 1)
         small.numbers(part.params64, part.gains, part.scales, tails[start:stop], stop - start, shared=not many)
+    ctx.runtime.synchronize()
     return float(_host(tails.max())[0])
