@@ -134,9 +134,8 @@ class WholeFrames:
         self.weigh = bool(wanted & {"score_corr", "flux"})
         self.keep = p.n > 1 and len(p.reference) == len(job.invalid) == 1 and len(set(p.unit[1])) == 1
         self.keep &= _count(p.variance_reference) == len(p.fill_profiles[1]) == 1
-        sides = max(*p.psf_science.shape[1:], *p.psf_reference.shape[1:])
-        pad = max(sides, 2 * max(profiles.shape[1] for profiles in p.fill_profiles) - 1)
-        py, px = (padded_side(n + pad) for n in p.shape)
+        reach = 2 * max(profiles.shape[1] for profiles in p.fill_profiles) - 1
+        py, px = (padded_side(max(side, n + reach)) for side, n in zip(p.padded, p.shape, strict=True))
         self.plan, self.blocks = _plan(py, px), py // 2 // LANES + 1
         self.norm = 1 / (2 * py * px)  # the half spectra are doubled
         self.idle: list[tuple[np.ndarray, np.ndarray]] = []
