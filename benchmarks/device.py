@@ -14,6 +14,7 @@ times, for a profiler. ``--dry-run`` runs all of it on the CPU emulator with tin
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import platform
 import time
@@ -28,6 +29,7 @@ import numpy as np
 
 import astrid_gpu as ag
 from astrid_gpu.ops import background, convolve, fill, zogy
+from benchmarks.device_maps import noise
 
 # operation -> module of astrid_gpu.ops that holds its reference
 REFERENCES = {
@@ -78,15 +80,15 @@ class Problem:
 
 def problems(n: int, side: int) -> dict[str, Callable[[], Problem]]:
     """Return makers of realistic arguments for every operation: float32, sky of unit noise, shared PSFs."""
-    rng = np.random.default_rng(7)
+    rng, calls = np.random.default_rng(7), itertools.count()
     half, pixels = side * (side // 2 + 1), side * side
     mega = 1e-6
 
     def images() -> np.ndarray:
-        return rng.standard_normal((n, side, side), dtype=np.float32)
+        return noise(n, side, side, skip=1001 * next(calls))
 
     def spectra(m: int) -> np.ndarray:
-        parts = rng.standard_normal((2, m, side, side // 2 + 1), dtype=np.float32)
+        parts = noise(2, m, side, side // 2 + 1, skip=1001 * next(calls))
         return (parts[0] + 1j * parts[1]).astype(np.complex64)
 
     def zogy_spectra() -> Problem:
@@ -244,9 +246,8 @@ def copy_rate(backend: Any, megabytes: int, seconds: float) -> float:
 
 def subtraction(backend: Any, n: int, side: int, outputs: tuple[str, ...]) -> Callable[[], Any]:
     """Return a call of the whole of zogy(): n science images already on the device, one shared reference."""
-    rng = np.random.default_rng(8)
-    science = backend.asarray(5 * rng.standard_normal((n, side, side), dtype=np.float32))
-    reference = backend.asarray(2 * rng.standard_normal((1, side, side), dtype=np.float32))
+    science = backend.asarray(5 * noise(n, side, side))
+    reference = backend.asarray(2 * noise(1, side, side, skip=7001))
     grid = np.arange(-12, 13)
     stamps = [np.exp(-(grid[:, None] ** 2 + grid**2) / (2 * sigma**2)) for sigma in (2.0, 1.6)]
     return lambda: ag.zogy(science, reference, *stamps, 5.0, 2.0, outputs=outputs, backend=backend)
@@ -254,7 +255,7 @@ def subtraction(backend: Any, n: int, side: int, outputs: tuple[str, ...]) -> Ca
 
 def transforms(backend: Any, n: int, side: int) -> dict[str, Callable[[], Any]]:
     """Return calls of the forward and inverse transform."""
-    image = backend.asarray(np.random.default_rng(9).standard_normal((n, side, side), dtype=np.float32))
+    image = backend.asarray(noise(n, side, side))
     spectrum = backend.rfft2(image)
     return {"rfft2": lambda: backend.rfft2(image), "irfft2": lambda: backend.irfft2(spectrum, (side, side))}
 
