@@ -8,7 +8,7 @@ small grid of `ops.zogy_kernels`, beyond which tails squared are nothing. See `f
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from astrid_gpu.kernels._pool import share
@@ -25,6 +25,9 @@ __all__ = ["WholeFrames", "padded_side"]
 f4 = np.float32
 NAMES = ("difference", "score", "score_corr", "flux", "flux_error")
 NOTHING, ALL_GOOD = np.zeros((0, 0), f4), np.zeros((0, 0), np.uint8)
+KEPT = 1 << 27
+"""Bytes of work space that are kept for the next call: fresh memory costs as much as the transforms."""
+
 NEGLIGIBLE = 1e-7
 """Part of the sum of k² that may be left out."""
 
@@ -112,6 +115,43 @@ def _score_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: Any, shape: tup
     return [fft.irfft2(k, s=shape) for k in kernels]
 
 
+class _Memory:
+    """Work space for the planes of one call at a time, and what the last call left."""
+
+    _spare: ClassVar[list[np.ndarray]] = []
+    idle: ClassVar[list[tuple[np.ndarray, np.ndarray]]] = []
+
+    @classmethod
+    def work(cls, py: int, px: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the work space of one thread: `bufs`, the last of them zeros, and a window."""
+        shapes = (7, 2, LANES * max(py, px)), (6, (py + 1) * PITCH)
+        try:
+            work = cls.idle.pop()
+        except IndexError:
+            work = NOTHING, NOTHING
+        return work if tuple(a.shape for a in work) == shapes else (np.zeros(shapes[0], f4), np.empty(shapes[1], f4))
+
+    @classmethod
+    def take(cls, shape: tuple[int, ...]) -> np.ndarray:
+        """Return float32 of a shape, not cleared."""
+        size = int(np.prod(shape))
+        try:
+            flat = cls._spare.pop()
+        except IndexError:
+            flat = np.empty(0, f4)
+        if not size <= flat.size <= 2 * size:
+            del flat  # before the new one comes
+            flat = np.empty(size, f4)
+        return flat[:size].reshape(shape)
+
+    @classmethod
+    def leave(cls, planes: np.ndarray) -> None:
+        """Keep what `take` gave unless it is large."""
+        flat = planes.base if planes.base is not None else planes
+        if flat.nbytes <= KEPT:
+            cls._spare[:] = [flat]
+
+
 class WholeFrames:
     """Subtracts images of one call, one after the other; what they share is made once.
 
@@ -138,8 +178,8 @@ class WholeFrames:
         py, px = (padded_side(max(side, n + reach)) for side, n in zip(p.padded, p.shape, strict=True))
         self.plan, self.blocks = _plan(py, px), py // 2 // LANES + 1
         self.norm = 1 / (2 * py * px)  # the half spectra are doubled
-        self.idle: list[tuple[np.ndarray, np.ndarray]] = []
-        self.planes = np.empty((0, self.blocks, px, 2, LANES), f4)
+        self.apart = "score_corr" in wanted and bool(p.errors.any())
+        self.planes: np.ndarray | None = None
         self.reference: tuple[Frame, float] | None = None
         self.known: dict[str, tuple[Any, Any]] = {}
 
@@ -147,26 +187,29 @@ class WholeFrames:
         """Subtract image i and write its maps."""
         p, job = self.problem, self.job
         apart = "score_corr" in out and bool(p.errors[i].any())
-        slots, count = self._slots(apart)
+        slots, count = self._slots()
         frame, (reference, balance) = job.frame(i, 0), self.reference or self._prepare_reference(i)
         errors = [f.error for f in (frame, reference)] if self.weigh else [None, None]
         filled = any(e is not None for e in errors)
-        if len(self.planes) < count + filled:
-            self.planes = np.empty((count + 1, *self.planes.shape[1:]), f4)
+        if self.planes is None:  # with one for the errors of fills, not touched without
+            self.planes = _Memory.take((count + 1, self.blocks, self.plan[1], 2, LANES))
         if filled:
             self._errors(i, frame, reference, count)
         self._forward(i, frame, reference, balance)
         self._combine(i, slots, apart)
         self._write(i, slots, apart, filled, count, balance, out)
+        if not self.keep or i == p.n - 1:
+            _Memory.leave(self.planes)
+            self.planes = None
 
-    def _slots(self, apart: bool) -> tuple[np.ndarray, int]:
+    def _slots(self) -> tuple[np.ndarray, int]:
         """Return which planes hold N, R, V_N, V_R and then D, S_N, S_R, V(S), and how many there are."""
         count = 4 if self.weigh else 2
         if not self.keep:
             return np.array([0, 1, 2, 3, 0, 1, 3, 2]), count
         score = count if self.difference else 0
         count += int(self.difference)
-        return np.array([0, 1, 2, 3, 0, score, count, 2]), count + int(apart)
+        return np.array([0, 1, 2, 3, 0, score, count, 2]), count + int(self.apart)
 
     def _prepare_reference(self, i: int) -> tuple[Frame, float]:
         frame = self.job.frame(i, 1)
@@ -176,15 +219,12 @@ class WholeFrames:
         """Share out task(k, bufs, window) for k from 0 to `parts` - 1."""
 
         def one(k: int) -> None:
-            try:
-                work = self.idle.pop()
-            except IndexError:
-                py, px = self.plan[:2]
-                work = np.zeros((7, 2, LANES * max(py, px)), f4), np.empty((6, (py + 1) * PITCH), f4)
+            work = _Memory.work(*self.plan[:2])
             task(k, *work)
-            self.idle.append(work)
+            _Memory.idle.append(work)
 
         share(one, parts)
+        del _Memory.idle[cpu_threads() :]
 
     def _forward_y(self, a: Any, b: Any, one: int, two: int) -> None:
         blocks = self.plan[1] // LANES
