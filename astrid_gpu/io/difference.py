@@ -223,6 +223,7 @@ def _ascii(text: str) -> str:
 
 def write_difference(diff: Difference, path: str | Path, extensions: Iterable[str] | None = None) -> Path:
     """Write `difference_hdulist` to `path` (``.fits``, ``.fits.gz``, or ``.fits.fz``: lossless tiles), atomically."""
+    need("astropy", "fits", "writing FITS")
     from astropy.io import fits
 
     path = Path(path).expanduser()

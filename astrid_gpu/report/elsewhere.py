@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,8 @@ class Draughtsman:
     """
 
     def __init__(self) -> None:
-        need("matplotlib", "report", "a figure")
+        if find_spec("matplotlib") is None:  # looked for and not imported: that is the other process's work
+            need("matplotlib", "report", "a figure")
         self._process: subprocess.Popen[bytes] | None = None
         self._task: tuple[Page, Path] | None = None
         if cpu_threads() > 1 and sys.executable:
