@@ -295,6 +295,10 @@ __device__ Clipped clip_box(const P& pixels, Room* room, int* bins, int* found, 
     });
     block_range(room, inside, new_low, new_high);
     if (inside == kept) break;
+    if (inside == 0) {  // nearly all alike, and one far off draws the median away from every one of them
+      inside = equal;
+      new_low = new_high = middle;
+    }
     kept = inside;
     low = new_low;
     high = new_high;
