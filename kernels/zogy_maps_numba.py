@@ -14,6 +14,7 @@ from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
+from astrid_gpu.kernels._memory import empty
 from astrid_gpu.kernels._pool import share
 from astrid_gpu.kernels.lanes_numba import LANES
 from astrid_gpu.kernels.tile_frames_numba import Frame, largest, prepare
@@ -68,8 +69,10 @@ class _Subtraction:
     invalid: np.ndarray
     wanted: set[str]
     held: tuple[Any, ...] = ()
-    reference: tuple[Any, ...] = field(default_factory=tuple)
+    reference: tuple[Any, ...] = ()
     whole: WholeFrames | None = None
+    spectra: tuple[Any, ...] = (None, None)
+    ready: dict[int, Frame] = field(default_factory=dict)
 
     def bad(self, i: int) -> np.ndarray:
         """Return the invalid pixels of image i as uint8 (ny, nx), of no size where all are good."""
@@ -119,6 +122,14 @@ class _Subtraction:
         return frame, spectra
 
     def kernels(self, i: int, cut: Tiling, errors: bool) -> tuple[np.ndarray, float, float]:
+        """Return `_kernels`, made anew only if they differ from those of the image before."""
+        p = self.problem
+        key = cut, errors, id(p.kernels(i)), p.unit[0][i], p.unit[1][i], p.difference_scale(i)
+        if self.spectra[0] != key:
+            self.spectra = key, self._kernels(i, cut, errors)
+        return self.spectra[1]
+
+    def _kernels(self, i: int, cut: Tiling, errors: bool) -> tuple[np.ndarray, float, float]:
         """Return the spectra of image i's kernels, V(S) where all variances are flat, and the floor of V(S)."""
         p = self.problem
         kernels, scales = p.kernels(i), [1 / unit[i] for unit in p.unit]
@@ -158,7 +169,7 @@ class _Subtraction:
             self.whole.subtract(i, out)
             return
         cut, bad = tiling(tuple(p.shape), halo, cpu_threads()), self.bad(i)
-        frame = self.frame(i, 0)
+        frame = self.ready.pop(i, None) or self.frame(i, 0)
         flat = not any(isinstance(v, np.ndarray) for v in (p.variance_science, p.variance_reference))
         weigh = np.full(len(cut.pairs), score)
         if flat:
@@ -177,6 +188,9 @@ class _Subtraction:
         maps = tuple(out.get(name, NOTHING).reshape(-1) for name in MAPS)
 
         def job(k: int, work: Any) -> None:
+            if k == len(cut.pairs):  # the next image, made ready beside the last tiles of this one
+                self.ready = {i + 1: self.frame(i + 1, 0)}
+                return
             if unsure[k]:
                 error_pair(*errors, cut.pairs[k], kernels[6:8], work, cut.plan)
             modes = np.array(["difference" in out, score, apart, weigh[k], unsure[k]])
@@ -185,7 +199,7 @@ class _Subtraction:
                 bad, out.get("difference", NOTHING), maps, work, cut.plan,
             )  # fmt: skip
 
-        _WorkSpace.share(cut, len(cut.pairs), job)
+        _WorkSpace.share(cut, len(cut.pairs) + int(i + 1 < p.n), job)
 
 
 def _count(variance: Any) -> int:
@@ -212,7 +226,7 @@ def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np
         return None
     names = {"score", "score_corr"} & wanted | ({"flux", "flux_error"} if "flux" in wanted else set())
     shape = (problem.n, *problem.shape)
-    out = {name: np.empty(shape, np.float32) for name in names | ({"difference"} & wanted)}
+    out = {name: empty(shape) for name in names | ({"difference"} & wanted)}
     job = _Subtraction(problem, np.zeros((1, 0, 0), np.uint8) if flags is None else flags, wanted)
     for i in range(problem.n):
         job.subtract(i, {name: maps[i] for name, maps in out.items()})

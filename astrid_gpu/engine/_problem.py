@@ -17,7 +17,7 @@ from astrid_gpu.ops import zogy as reference_ops
 from astrid_gpu.ops.fill import fill_profiles
 from astrid_gpu.ops.fourier import central_stamp, padded_shape, transfer_function
 from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
-from astrid_gpu.ops.zogy_kernels import ZogyKernels, zogy_kernels
+from astrid_gpu.ops.zogy_kernels import ZogyKernels, kernel_grid, zogy_kernels
 
 __all__ = ["Problem", "check"]
 
@@ -58,16 +58,25 @@ class Problem:
         self.small_grid = self.dtype == np.float32 and "zogy_maps" in self.backend.ops
         self._last: tuple[int, ZogyKernels] | None = None
         self._stamps: dict[int, np.ndarray] = {}
+        self.notes: list[str] = []
 
-    def psf_spectra(self) -> tuple[Any, Any]:
-        """P̂_n and P̂_r in double precision, (1 or n, py, hx)."""
-        if not hasattr(self, "_spectra"):
-            b = self.backend
-            self._spectra = tuple(
-                transfer_function(b.asarray(psf, np.float64), self.padded, b.rfft2, xp=b.xp)
-                for psf in (self.psf_science, self.psf_reference)
-            )
-        return self._spectra
+    def psf_spectra(self, shape: tuple[int, int] | None = None) -> tuple[Any, Any]:
+        """P̂_n and P̂_r in double precision, (1 or n, py, hx), on the padded frame (kept) or on one of `shape`."""
+        if shape in (None, self.padded):
+            if not hasattr(self, "_spectra"):
+                self._spectra = self._transfer(self.padded)
+            return self._spectra
+        return self._transfer(shape)
+
+    def _transfer(self, shape: tuple[int, int]) -> tuple[Any, Any]:
+        b, psfs = self.backend, (self.psf_science, self.psf_reference)
+        n, r = (transfer_function(b.asarray(p, np.float64), shape, b.rfft2, xp=b.xp) for p in psfs)
+        return n, r
+
+    def note(self, text: str) -> None:
+        """Keep what the caller should know of how it was done, once."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def kernels(self, i: int) -> ZogyKernels:
         """Return the kernels of image i on a small grid; the last ones are kept."""
@@ -97,14 +106,16 @@ class Problem:
         if hasattr(self, "_difference_psf"):
             return self._difference_psf
         b = self.backend
-        if self.small_grid:
+        if self.small_grid and not b.is_gpu:
             for i in range(len(self.kernel_params)):
                 if i not in self._stamps:
                     self.kernels(i)
             stamps = np.stack([self._stamps[i] for i in range(len(self.kernel_params))])
         else:
-            Pn, Pr = self.psf_spectra()
-            frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), self.padded)
+            side = kernel_grid(*self.psf_science.shape[1:], *self.psf_reference.shape[1:])
+            shape = (side, side) if self.small_grid else self.padded
+            Pn, Pr = self.psf_spectra(shape)
+            frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), shape)
             stamps = b.to_host(central_stamp(frames, self._stamp_shape(), xp=b.xp)).astype(np.float64)
             stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
         self._difference_psf: tuple[np.ndarray, np.ndarray] = stamps, reference_ops.flux_scale(self.params) * self.gain

@@ -13,7 +13,7 @@ from astrid_gpu.engine._frames import Frames, combine_masks, fill_frames, reach_
 from astrid_gpu.engine._problem import Problem, check
 from astrid_gpu.flags import INVALID
 from astrid_gpu.ops import zogy as reference_ops
-from astrid_gpu.results import Difference
+from astrid_gpu.results import Difference, Step
 
 __all__ = ["zogy"]
 
@@ -131,6 +131,7 @@ def zogy(
         flux_scale=float(scale[0]) if single else scale,
         mask=unpack(mask_out),
         backend=problem.backend.name,
+        steps=tuple(Step("zogy", text, {}) for text in problem.notes),
     )
 
 

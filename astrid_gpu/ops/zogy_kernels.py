@@ -8,7 +8,8 @@ numbers as in `astrid_gpu.ops.zogy` (Zackay, Ofek & Gal-Yam 2016).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,7 @@ class ZogyKernels:
     psf: np.ndarray
     norm: np.ndarray
     transfer: tuple[np.ndarray, np.ndarray]
+    _measured: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def star_residuals(self, halo: int) -> tuple[float, float]:
         """Return how much of a star of unit flux shows in S, and in D, if the kernels are cut at `halo`.
@@ -61,6 +63,11 @@ class ZogyKernels:
         The largest value that one image's star leaves where the whole kernels would have cancelled it, in units of the
         noise of S and of D. Far less than the `*_peak` of `tails` where the tails are of frequencies that no star has.
         """
+        if ("star", halo) not in self._measured:
+            self._measured["star", halo] = self._star_residuals(halo)
+        return self._measured["star", halo]
+
+    def _star_residuals(self, halo: int) -> tuple[float, float]:
         shown = []
         for kernels in (self.score, self.difference):
             noise = np.sqrt(sum((k**2).sum(axis=(1, 2)) for k in kernels))
@@ -76,6 +83,11 @@ class ZogyKernels:
 
     def tails(self, halo: int) -> KernelTails:
         """Measure what the kernels hold beyond `halo` pixels from the middle, along y or x."""
+        if ("tails", halo) not in self._measured:
+            self._measured["tails", halo] = self._tails(halo)
+        return self._measured["tails", halo]
+
+    def _tails(self, halo: int) -> KernelTails:
         s_rms, s_peak = _outside(self.score, halo)
         d_rms, d_peak = _outside(self.difference, halo)
         noise = np.sqrt(sum((k**2).sum(axis=(1, 2)) for k in self.score))
