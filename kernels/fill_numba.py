@@ -61,21 +61,8 @@ def _within(some: np.ndarray, radius: int) -> np.ndarray:
 
 
 @nb.njit(nogil=True, cache=True)
-def _window(image, bad, scale, profile, y, x):  # noqa: ANN001, ANN202 - compiled, types are the caller's
-    """Return the fill of one pixel, in noise units, and the part of its window that is missing; outside is missing."""
-    ny, nx = image.shape
-    radius = profile.size - 1
-    total, weight, square, full = 0.0, 0.0, 0.0, profile[0]
-    for k in range(1, radius + 1):
-        full += 2 * profile[k]
-    full *= full
-    for yy in range(max(y - radius, 0), min(y + radius + 1, ny)):
-        for xx in range(max(x - radius, 0), min(x + radius + 1, nx)):
-            if bad.size == 0 or bad[yy, xx] == 0:
-                g = profile[abs(yy - y)] * profile[abs(xx - x)]
-                total += g * image[yy, xx]
-                weight += g
-                square += g * g
+def _drawn(total, weight, square, full, scale):  # noqa: ANN001, ANN202 - compiled, types are the caller's
+    """Return the fill of one pixel, in noise units, and the part of its window that is missing."""
     norm = weight + FADE * full
     value = total * scale / norm
     size = max(abs(value) - SHRINK * np.sqrt(square) / norm, 0.0)
@@ -83,18 +70,69 @@ def _window(image, bad, scale, profile, y, x):  # noqa: ANN001, ANN202 - compile
 
 
 @nb.njit(nogil=True, cache=True)
+def _whole(profile):  # noqa: ANN001, ANN202
+    """Return the sum of the window's weights."""
+    full = profile[0]
+    for k in range(1, profile.size):
+        full += 2 * profile[k]
+    return full * full
+
+
+@nb.njit(nogil=True, cache=True)
+def _window(image, bad, scale, profile, y, x):  # noqa: ANN001, ANN202
+    """Fill one pixel; what is outside the frame is missing."""
+    ny, nx = image.shape
+    radius = profile.size - 1
+    total, weight, square = 0.0, 0.0, 0.0
+    for yy in range(max(y - radius, 0), min(y + radius + 1, ny)):
+        for xx in range(max(x - radius, 0), min(x + radius + 1, nx)):
+            if bad.size == 0 or bad[yy, xx] == 0:
+                g = profile[abs(yy - y)] * profile[abs(xx - x)]
+                total += g * image[yy, xx]
+                weight += g
+                square += g * g
+    return _drawn(total, weight, square, _whole(profile), scale)
+
+
+@nb.njit(nogil=True, cache=True)
+def _across(image, bad, profile, y, sums):  # noqa: ANN001, ANN202
+    """Add up the columns of the windows of a row y, as far as they lie in the frame: of values, weights and squares."""
+    ny, nx = image.shape
+    sums[:] = 0
+    for yy in range(max(y - profile.size + 1, 0), min(y + profile.size, ny)):
+        g = profile[abs(yy - y)]
+        for x in range(nx):
+            if bad.size == 0 or bad[yy, x] == 0:
+                sums[0, x] += g * image[yy, x]
+                sums[1, x] += g
+                sums[2, x] += g * g
+
+
+@nb.njit(nogil=True, cache=True)
+def _along(sums, profile, scale, first, values, part):  # noqa: ANN001, ANN202
+    """Fill a row of pixels from `first` on, by the sums across."""
+    n, full = sums.shape[1], _whole(profile)
+    for k in range(values.size):
+        p, total, weight, square = first + k, 0.0, 0.0, 0.0
+        for j in range(max(p - profile.size + 1, 0), min(p + profile.size, n)):
+            g = profile[abs(j - p)]
+            total += g * sums[0, j]
+            weight += g * sums[1, j]
+            square += g * g * sums[2, j]
+        values[k], part[k] = _drawn(total, weight, square, full, scale)
+
+
+@nb.njit(nogil=True, cache=True)
 def _fill_margins(image, bad, scale, profile, ends, sides, end_part, side_part):  # noqa: ANN001, ANN202
-    """Fill the margins of a frame, as wide as the window reaches."""
+    """Fill the margins of a frame, as wide as the window reaches; the window is a product of two lines."""
     ny, nx = image.shape
     r = profile.size - 1
+    rows, columns = np.empty((3, nx)), np.empty((3, ny))
     for k in range(2 * r):
-        y = k - r if k < r else ny + k - r
-        for x in range(-r, nx + r):
-            ends[k, x + r], end_part[k, x + r] = _window(image, bad, scale, profile, y, x)
-    for y in range(ny):
-        for k in range(2 * r):
-            x = k - r if k < r else nx + k - r
-            sides[y, k], side_part[y, k] = _window(image, bad, scale, profile, y, x)
+        _across(image, bad, profile, k - r if k < r else ny + k - r, rows)
+        _along(rows, profile, scale, -r, ends[k], end_part[k])
+        _across(image.T, bad.T, profile, k - r if k < r else nx + k - r, columns)
+        _along(columns, profile, scale, 0, sides[:, k], side_part[:, k])
 
 
 @nb.njit(nogil=True, cache=True)

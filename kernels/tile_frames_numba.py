@@ -42,7 +42,7 @@ def prepare(image: np.ndarray, variance: Any, bad: np.ndarray, scale: float, pro
             variance[holes] = 0
     error, uncertain = None, (np.zeros(0, int), np.zeros(0, int))
     if max(abs(f).max(initial=0) for f in filled) > negligible:
-        sizes = [abs(f) * (uncertainty / scale) * m for f, m in zip(filled, missing, strict=True)]
+        sizes = [abs(f) * np.float32(uncertainty / scale) * m for f, m in zip(filled, missing, strict=True)]
         inside = np.zeros(image.shape if holes[0].size else (0, 0), np.float32)
         if holes[0].size:
             inside[holes] = sizes[0]

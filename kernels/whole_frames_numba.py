@@ -47,12 +47,10 @@ def _plan(py: int, px: int) -> tuple[Any, ...]:
 
 def _columns(kernel: np.ndarray, py: int) -> np.ndarray:
     """Transform a kernel (ky, kx) about its middle pixel along y: columns (blocks, kx, 2, 16) float32."""
-    from scipy import fft
-
     ky, kx = kernel.shape
     frame = np.zeros((py, kx))
     np.add.at(frame, (np.arange(ky) - ky // 2) % py, kernel)
-    half = fft.rfft(frame, axis=0, overwrite_x=True)
+    half = np.fft.rfft(frame, axis=0)
     blocks = len(half) // LANES + 1
     out = np.zeros((blocks * LANES, kx), np.complex128)
     out[: len(half)] = half
@@ -99,20 +97,18 @@ def _balance(frame: Frame, unit: float) -> float:
 
 def _score_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: Any, shape: tuple[int, int]) -> list[np.ndarray]:
     """Return k_n and k_r (eqs. 29, 28) on a periodic frame, middle at (0, 0); as `astrid_gpu.ops.zogy_kernels`."""
-    from scipy import fft
-
     spectra = []
     for psf in (psf_n, psf_r):
         frame = np.zeros(shape)
         frame[np.ix_(*((np.arange(n) - n // 2) % side for n, side in zip(psf.shape, shape, strict=True)))] = psf
-        spectra.append(fft.rfft2(frame))
+        spectra.append(np.fft.rfft2(frame))
     n, r = spectra
     s_n, s_r, f_n, f_r, floor = params
     n2, r2 = abs(n) ** 2, abs(r) ** 2
     den = s_n**2 * f_r**2 * r2 + s_r**2 * f_n**2 * n2
     inverse = np.where(den > floor, 1 / np.maximum(den, floor), 0)
     kernels = f_n * f_r**2 * n.conj() * r2 * inverse, f_r * f_n**2 * r.conj() * n2 * inverse
-    return [fft.irfft2(k, s=shape) for k in kernels]
+    return [np.fft.irfft2(k, s=shape) for k in kernels]
 
 
 class _Memory:
