@@ -4,8 +4,8 @@ The system gives a large array page by page, each cleared at its first touch, an
 stacks subtracted one after the other that costs as much as a tenth of the arithmetic. Arrays from here are plain NumPy
 arrays; when the last view of one is gone, its memory waits for the next array of about its size.
 
-``ASTRID_GPU_KEEP_MIB`` limits what waits, in MiB (default 1024, and never more than a tenth of the machine's memory); 0
-gives everything back at once.
+``ASTRID_GPU_KEEP_MIB`` limits what waits, in MiB (default: a tenth of the machine's memory, at most 4 GiB); 0 gives
+everything back at once.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from astrid_gpu.errors import ConfigError
 
 __all__ = ["empty", "forget"]
 
-_SMALLEST = 32 << 20
-"""Smaller arrays are reused by the C library itself."""
+_SMALLEST = 4 << 20
+"""Smaller arrays cost little to get anew."""
 
 _lock = Lock()
 _waiting: list[np.ndarray] = []
@@ -81,4 +81,4 @@ def _limit() -> int:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         whole = 4 << 30
-    return min(1 << 30, whole // 10)
+    return min(4 << 30, whole // 10)
