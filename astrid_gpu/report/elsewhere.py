@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +82,12 @@ def _serve() -> None:
     from astrid_gpu.report.drawing import new_figure
     from astrid_gpu.report.summary import draw_page
 
-    new_figure(1.0, 1.0)
+    figure = new_figure(2.0, 2.0)  # a rehearsal: fonts, mathematics and scales are loaded while nothing waits for them
+    axis = figure.add_subplot()
+    axis.imshow([[0.0, 1.0]])
+    axis.set_title("S$_{corr}$ σ", fontweight="bold")
+    axis.set_yscale("log")
+    figure.savefig(BytesIO(), format="png")
     content = sys.stdin.buffer.read()
     if content:
         draw_page(*pickle.loads(content))  # noqa: S301 - from the process that started this one

@@ -39,6 +39,7 @@ __all__ = ["Page", "Panel", "draw_page", "summary_figure", "summary_page"]
 
 SCORE_LIMIT = 10.0
 _STEP = 0.25  # of the histogram
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")  # matplotlib's own powers take longer than all images
 
 
 class Panel(NamedTuple):
@@ -312,6 +313,7 @@ def _histogram(axis: Any, page: Page) -> None:
     axis.set_anchor("W")
     axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)  # before the scale, which refuses no counts
     axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(lambda value, _: "10" + str(round(np.log10(value))).translate(_SUPERSCRIPTS))
     axis.minorticks_off()
     axis.set_xlim(-limit, limit)
     axis.set_xlabel("S$_{corr}$  [σ]", fontsize=10, color=SOFT)
