@@ -170,9 +170,7 @@ class PairPreparer:
         sigmas = self.given.sigma_science, self.given.sigma_reference
         if self._reference is not None:
             return own(science, sigmas[0], "science"), self._reference
-        ref, sci = both(
-            lambda: own(self.reference, sigmas[1], "reference"), lambda: own(science, sigmas[0], "science")
-        )
+        ref, sci = both(lambda: own(self.reference, sigmas[1], "reference"), lambda: own(science, sigmas[0], "science"))
         self._reference = ref
         return sci, ref
 
