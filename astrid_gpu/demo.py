@@ -19,7 +19,7 @@ from astrid_gpu.run.pair import jsonable, write_results
 from astrid_gpu.simulate.compare import Comparison, compare, forced_flux, summarise
 from astrid_gpu.simulate.files import write_fits, write_truth
 from astrid_gpu.simulate.sequence import SimulatedSequence, sequence
-from astrid_gpu.subtract import subtract_stack
+from astrid_gpu.subtract_stack import subtract_stack
 
 __all__ = ["DemoResult", "run_demo"]
 

@@ -1,10 +1,8 @@
-"""`subtract` and `subtract_stack`: from exposures to differences, with every estimate made on the way written down."""
+"""`subtract`: from two exposures to a difference, with every estimate made on the way written down."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +12,14 @@ from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
 from astrid_gpu.engine.classic import classic
 from astrid_gpu.engine.zogy import zogy
-from astrid_gpu.errors import AstridGpuError, ConfigError, DeviceMemoryError, InputError
+from astrid_gpu.errors import DeviceMemoryError, InputError
 from astrid_gpu.image import Image
 from astrid_gpu.io import as_image
 from astrid_gpu.results import Difference, Step
 
-__all__ = ["subtract", "subtract_stack"]
+__all__ = ["subtract"]
 
 _log = logging.getLogger("astrid_gpu")
-_FRAMES_PER_IMAGE = 24  # float32-equivalent frames the engine holds per image at its peak
 _MIN_PIXELS = 500  # fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent
 _SAMPLE = 1_500_000  # pixels that fix it to a thousandth
 _MIN_SHARPEN = 5000  # and fewer than this do not make candidates more significant than the noise model has them
@@ -111,113 +108,6 @@ def subtract(
     given = Given(psf_science, psf_reference, sigma_science, sigma_reference, flux_ratio, astrometric_error)
     pair = PairPreparer(images[1], settings, given).prepare(images[0])
     return _difference([pair], settings)[0]
-
-
-def subtract_stack(
-    images: Iterable[Any],
-    reference: Any,
-    *,
-    batch: int | str = "auto",
-    on_error: str = "raise",
-    config: SubtractConfig | None = None,
-    psf_science: Any = None,
-    psf_reference: Any = None,
-    **options: Any,
-) -> Iterator[Difference | AstridGpuError]:
-    """Subtract one reference from many science images, in order and in bounded memory.
-
-    Parameters
-    ----------
-    images : iterable of anything `subtract` takes as science, or an array (n, ny, nx)
-    reference : as in `subtract`
-        Its own stages run once.
-    batch : int or "auto"
-        Images differenced at a time; "auto" takes what a quarter of the free memory holds, 16 at most.
-    on_error : {"raise", "return"}
-        "return" puts the error in the place of an image that cannot be subtracted, and goes on.
-    config, psf_science, psf_reference, **options
-        As in `subtract`.
-
-    Yields
-    ------
-    Difference
-        One for each image, in order.
-
-    Raises
-    ------
-    ConfigError
-        `batch` or `on_error` is impossible.
-    InputError
-        `images` is a single image.
-    """
-    if isinstance(images, (str, Path, Image)) or getattr(getattr(images, "data", None), "ndim", 0) == 2:
-        msg = f"images must be several: a list, an array (n, ny, nx), a generator; got one {type(images).__name__}"
-        raise InputError(msg)
-    if batch != "auto" and (isinstance(batch, bool) or not isinstance(batch, (int, np.integer)) or batch < 1):
-        msg = f"batch must be 'auto' or a number of images, at least 1; got {batch!r}"
-        raise ConfigError(msg)
-    if on_error not in ("raise", "return"):
-        msg = f"on_error must be 'raise' or 'return', got {on_error!r}"
-        raise ConfigError(msg)
-    settings = _settings(config, options)
-    given = Given(psf_science, psf_reference)
-    preparer = PairPreparer(_load(reference, "reference", None, None), settings, given)
-    return _stream(images, preparer, settings, batch, on_error)
-
-
-def _stream(
-    images: Iterable[Any], preparer: PairPreparer, settings: SubtractConfig, batch: int | str, on_error: str
-) -> Iterator[Difference | AstridGpuError]:
-    """Prepare images one by one, difference them batch by batch, keep their order."""
-    waiting: list[Pair | AstridGpuError] = []
-    for number, image in enumerate(images):
-        try:
-            waiting.append(preparer.prepare(_load(image, f"image {number}", None, None)))
-        except AstridGpuError as exc:
-            if on_error == "raise":
-                raise
-            waiting.append(exc)
-        first = next((p for p in waiting if isinstance(p, Pair)), None)
-        size = _auto_batch(first, settings) if isinstance(batch, str) else batch
-        if len(waiting) >= size:
-            yield from _flush(waiting, settings, on_error)
-            waiting = []
-    yield from _flush(waiting, settings, on_error)
-
-
-def _flush(
-    waiting: list[Pair | AstridGpuError], settings: SubtractConfig, on_error: str
-) -> Iterator[Difference | AstridGpuError]:
-    """Difference what waits, images of one shape together, and yield in order."""
-    results: dict[int, Difference | AstridGpuError] = {
-        i: item for i, item in enumerate(waiting) if not isinstance(item, Pair)
-    }
-    shapes = {item.science.shape for item in waiting if isinstance(item, Pair)}
-    for shape in sorted(shapes):
-        chosen = [i for i, p in enumerate(waiting) if isinstance(p, Pair) and p.science.shape == shape]
-        pairs = [p for p in waiting if isinstance(p, Pair) and p.science.shape == shape]
-        differences = _difference if on_error == "raise" else _difference_or_error
-        results.update(zip(chosen, differences(pairs, settings), strict=True))
-    for i in range(len(waiting)):
-        yield results[i]
-
-
-def _difference_or_error(pairs: list[Pair], settings: SubtractConfig) -> list[Difference | AstridGpuError]:
-    """Difference pairs together or, where that fails, one by one, with the error in the place of what failed."""
-    try:
-        return list(_difference(pairs, settings))
-    except AstridGpuError as exc:
-        if len(pairs) == 1:
-            return [exc]
-        return [_difference_or_error([pair], settings)[0] for pair in pairs]
-
-
-def _auto_batch(pair: Pair | None, settings: SubtractConfig) -> int:
-    """Return the images that fit a quarter of the free memory, between 1 and 16."""
-    if pair is None:
-        return 16
-    need = _FRAMES_PER_IMAGE * 4 * pair.science.size
-    return int(np.clip(get_backend(settings.backend).free_memory() // (4 * need), 1, 16))
 
 
 def _settings(config: SubtractConfig | None, options: dict[str, Any]) -> SubtractConfig:
