@@ -137,7 +137,7 @@ def test_an_even_or_displaced_stamp_is_centred(known, plain, field):
     ],
 )
 def test_a_bad_psf_is_refused_by_name_before_any_work(known, psf, error, words, monkeypatch):
-    monkeypatch.setattr(_prepare, "_own_stages", lambda *_: pytest.fail("work was done before the PSF was checked"))
+    monkeypatch.setattr(_prepare, "own_stages", lambda *_: pytest.fail("work was done before the PSF was checked"))
     with pytest.raises(error, match=words):
         ag.subtract(*known, psf_science=psf)
 

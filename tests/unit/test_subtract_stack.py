@@ -239,8 +239,8 @@ def test_the_automatic_batch_follows_free_memory(known, monkeypatch):
 
 def test_the_reference_goes_through_its_stages_once(known, monkeypatch):
     roles = []
-    stages = _prepare._own_stages
-    monkeypatch.setattr(_prepare, "_own_stages", lambda *a: roles.append(a[-1]) or stages(*a))
+    stages = _prepare.own_stages
+    monkeypatch.setattr(_prepare, "own_stages", lambda *a: roles.append(a[-1]) or stages(*a))
     list(ag.subtract_stack(nights(known[0], 3), known[1], batch=2))
     assert sorted(roles) == ["reference", "science", "science", "science"]
 

@@ -1,0 +1,92 @@
+"""One exposure before it meets another: saturation, background, variance and stars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from astrid_gpu._noise import median_of
+from astrid_gpu.align import Aligned
+from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
+from astrid_gpu.config import SubtractConfig
+from astrid_gpu.errors import InputError
+from astrid_gpu.image import Image
+from astrid_gpu.results import Background, Step
+from astrid_gpu.stars import find_stars
+
+__all__ = ["SATURATED", "Exposure", "own_stages", "scaled_sigma", "stars_of"]
+
+SATURATED = 4
+"""Bit of Image.mask between here and the flags; everything else nonzero is "bad"."""
+
+
+@dataclass
+class Exposure:
+    """One image after its own stages: sky-subtracted, with variance; and its background and noise."""
+
+    image: Image
+    background: Background
+    sigma: float
+    steps: list[Step]
+
+
+def own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: str) -> Exposure:
+    """Mask saturation, subtract the background, build the variance: all that needs one image only."""
+    finite = np.isfinite(image.data)
+    if not (finite.any() if image.mask is None else (finite & (image.mask == 0)).any()):
+        msg = f"{image.name}: the {role} image has no usable pixel: all are masked, NaN or infinite"
+        raise InputError(msg)
+    saturated, step = saturation_mask(image)
+    mask = (image.mask != 0).astype(np.uint8) if image.mask is not None else np.zeros(image.shape, np.uint8)
+    mask[saturated & finite] |= SATURATED
+    mask[~finite] |= 1
+    image = image.with_(mask=mask)
+    steps = [Step(step.stage, f"{role}: {step.text}", step.values)]
+    if image.variance is not None:
+        void = ~(np.isfinite(image.variance) & (image.variance > 0)) & (mask == 0)
+        n_void = int(void.sum())
+        if 0 < n_void < int((mask == 0).sum()):  # a plane without one usable value is an error, told below
+            mask[void] |= 1
+            text = f"{role}: {n_void} pixels without a positive, finite variance masked"
+            steps.append(Step("noise", text, {"n_masked": n_void}))
+    notes = image.meta.get("notes", ())
+    steps += [Step("reading", f"{role}: {note}", {}) for note in notes]
+    if config.background:
+        image, background, step = subtract_background(image, box=config.box)
+        steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
+    else:
+        background = _flat_background(image)
+        steps.append(Step("background", f"{role}: not subtracted, as asked", {}))
+    variance, measured, step = noise_variance(image, background)
+    steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
+    if sigma is not None:
+        steps.append(Step("noise", f"{role}: background sigma {sigma:g} as given", {"sigma": sigma}))
+    return Exposure(image.with_(variance=variance), background, float(sigma or measured), steps)
+
+
+def stars_of(image: Image, sigma: float) -> np.ndarray:
+    """Find the stars of an image whose saturated pixels are marked."""
+    saturated = np.zeros(image.shape, bool) if image.mask is None else (image.mask & SATURATED) != 0
+    return find_stars(image, background_rms=sigma, saturated=saturated)
+
+
+def scaled_sigma(ref: Exposure, aligned: Aligned) -> float:
+    """Return an image's sigma on the new grid: it scales as its variance did, not as resampling smooths."""
+    before, after = ref.image.known_variance, aligned.image.known_variance
+    if before is after:
+        return ref.sigma
+    inside = aligned.footprint & np.isfinite(after) & (after > 0)
+    if not inside.any():
+        msg = f"{ref.image.name}: no usable pixel of it falls on the other image"
+        raise InputError(msg)
+    usable = ~ref.image.bad & np.isfinite(before)
+    return float(ref.sigma * np.sqrt(median_of(after, ~inside) / median_of(before, ~usable)))
+
+
+def _flat_background(image: Image) -> Background:
+    """Return a background of zero with the robust width of the image, for images that are sky-subtracted already."""
+    good = image.data[~image.bad]
+    low, middle, high = np.percentile(good, [15.865, 50, 84.135])
+    width = min(middle - low, high - middle)
+    return Background(np.zeros_like(image.data), np.full_like(image.data, width), None)

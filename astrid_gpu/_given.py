@@ -1,0 +1,108 @@
+"""What the caller knows already, and the PSFs: given with the call, carried by the image, or measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu.config import SubtractConfig
+from astrid_gpu.errors import FitsError, InputError, PsfError
+from astrid_gpu.image import PSF, Image
+from astrid_gpu.io import read_psf
+from astrid_gpu.psf import measure_psf, measure_psf_pair
+from astrid_gpu.results import Step
+
+__all__ = ["Given", "choose_psfs", "read_given"]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the caller knows already; None is estimated."""
+
+    psf_science: Any = None
+    psf_reference: Any = None
+    sigma_science: float | None = None
+    sigma_reference: float | None = None
+    flux_ratio: float | None = None
+    astrometric_error: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("sigma_science", "sigma_reference", "flux_ratio"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            number = np.asarray(value)
+            if number.ndim or number.dtype.kind not in "iuf" or not (np.isfinite(number) and number > 0):
+                msg = f"{name} must be one positive number, or None to have it estimated; got {value!r}"
+                raise InputError(msg)
+            object.__setattr__(self, name, float(number))
+        if self.astrometric_error is not None:
+            error = np.asarray(self.astrometric_error)
+            if error.shape != (2,) or error.dtype.kind not in "iuf" or not np.all(np.isfinite(error) & (error >= 0)):
+                msg = (
+                    "astrometric_error must be two numbers (y, x) in pixels, none negative, or None to have it "
+                    f"estimated; got {self.astrometric_error!r}"
+                )
+                raise InputError(msg)
+            object.__setattr__(self, "astrometric_error", (float(error[0]), float(error[1])))
+
+
+def choose_psfs(
+    science: Image, reference: Image, stars: list[np.ndarray], given: Given, config: SubtractConfig
+) -> tuple[tuple[PSF, PSF], list[Step]]:
+    """Both PSFs: given with the call, carried by the image, or measured on its stars."""
+    asked = {"science": given.psf_science, "reference": given.psf_reference}
+    images = {"science": science, "reference": reference}
+    fixed: dict[str, PSF] = {}
+    for role, spec in asked.items():
+        if spec is not None:
+            fixed[role] = spec
+        elif images[role].psf is not None:
+            fixed[role] = _read_psf(images[role].psf, f"the PSF of the {role} image", images[role].shape)
+    measured: dict[str, PSF] = {}
+    size = config.psf_size or _stamp_side(stars)
+    if not fixed:
+        pair = measure_psf_pair(science, reference, *stars, size=size)
+        measured = dict(zip(asked, pair, strict=True))
+    for role, catalogue in zip(asked, stars, strict=True):
+        if role not in fixed | measured:
+            measured[role] = measure_psf(images[role], stars=catalogue, size=size)
+    both = fixed | measured
+    steps = []
+    for role in asked:
+        psf = both[role]
+        how = f"measured on {psf.n_stars} stars ({psf.origin})" if role in measured else f"given ({psf.origin})"
+        text = f"{role}: PSF {how}, FWHM {psf.fwhm:.2f} px"
+        steps.append(Step("psf", text, {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual}))
+    return (both["science"], both["reference"]), steps
+
+
+def read_given(given: Given, shape: tuple[int, int]) -> Given:
+    """Read the PSFs that were given with the call, before any work is done."""
+    read: dict[str, Any] = {
+        name: _read_psf(spec, name, shape)
+        for name in ("psf_science", "psf_reference")
+        if (spec := getattr(given, name)) is not None
+    }
+    return replace(given, **read)
+
+
+def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF:
+    """Read a PSF, in the middle of the frame if it varies; errors say whose it is."""
+    try:
+        return read_psf(spec, shape=shape)
+    except (FitsError, PsfError) as exc:
+        msg = f"{name}: {exc}"
+        raise type(exc)(msg) from exc
+
+
+def _stamp_side(stars: list[np.ndarray]) -> int:
+    """Choose one side for both PSFs, 12 times the wider FWHM.
+
+    What a stamp cuts off of one PSF and not of the other would go into the flux ratio, and the rest of every star
+    into the sky.
+    """
+    widths = [np.nanmedian(s["fwhm"][good]) for s in stars if (good := (s["snr"] > 10) & np.isfinite(s["fwhm"])).any()]
+    return 2 * int(np.ceil(6 * max(widths, default=3.0))) + 1
