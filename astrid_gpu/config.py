@@ -42,9 +42,10 @@ class SubtractConfig:
     registration : {"shift", "noise", "none"}
         What to do with the registration measured on stars: remove the mean shift and count the scatter as
         astrometric noise; only count both as noise; or nothing.
-    renormalise : {"global", "none"}
+    renormalise : {"global", "local", "none"}
         Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
-        where the noise model does not hold, as after resampling. The raw width is reported either way.
+        where the noise model does not hold: by one number, or by a smooth map where the width varies over the frame
+        beyond chance. Raw median and width are reported either way.
     backend : str or Backend
         See `get_backend`.
     dtype : {"float32", "float64"} or None
@@ -67,7 +68,7 @@ class SubtractConfig:
         _choice("align", self.align, ("auto", "wcs", "stars", "none"))
         _choice("grid", self.grid, ("science", "reference"))
         _choice("registration", self.registration, ("shift", "noise", "none"))
-        _choice("renormalise", self.renormalise, ("global", "none"))
+        _choice("renormalise", self.renormalise, ("global", "local", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))
         for name, least in (("box", 8), ("psf_size", 5)):
             value = getattr(self, name)

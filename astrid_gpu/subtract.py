@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu._calibration import calibrate_score, part_of
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
 from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
 from astrid_gpu.engine.classic import classic
 from astrid_gpu.engine.zogy import zogy
-from astrid_gpu.errors import DeviceMemoryError, InputError
+from astrid_gpu.errors import DeviceMemoryError
 from astrid_gpu.image import Image
 from astrid_gpu.io import as_image
 from astrid_gpu.results import Difference, Step
@@ -20,9 +21,6 @@ from astrid_gpu.results import Difference, Step
 __all__ = ["subtract"]
 
 _log = logging.getLogger("astrid_gpu")
-_MIN_PIXELS = 500  # fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent
-_SAMPLE = 1_500_000  # pixels that fix it to a thousandth
-_MIN_SHARPEN = 5000  # and fewer than this do not make candidates more significant than the noise model has them
 
 
 def subtract(
@@ -206,7 +204,9 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
     with timed(pair.metrics["profile"], "calibration"):
-        steps = [*pair.steps, *_calibrate_width(maps, settings, pair.metrics)]
+        static = _static_sources(pair) if settings.renormalise == "local" else None
+        calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
+        steps = [*pair.steps, *calibrated]
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     profile = pair.metrics["profile"]
     profile |= {"subtraction": seconds, "calibration": profile.pop("calibration")}
@@ -226,7 +226,7 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     )
     diff.metrics["masked"] = np.count_nonzero(np.isnan(diff.difference)) / diff.difference.size
     if diff.flux_error is not None:
-        errors = _part(diff.flux_error, np.isfinite(diff.flux_error))
+        errors = part_of(diff.flux_error, np.isfinite(diff.flux_error))
         limit = 5.0 * float(np.median(errors)) if errors.size else float("nan")
         zero_point = float("nan") if diff.zero_point is None else diff.zero_point
         diff.metrics["limiting_flux"] = limit
@@ -234,39 +234,8 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     return diff
 
 
-def _part(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the chosen pixels, of a large image those of every n-th row."""
-    step = max(1, values.size // _SAMPLE)
-    part = values[::step][chosen[::step]]
-    return part if part.size >= _MIN_SHARPEN else values[chosen]
-
-
-def _calibrate_width(maps: dict[str, Any], settings: SubtractConfig, metrics: dict[str, Any]) -> list[Step]:
-    """Measure the width of S_corr on clean pixels; divide by it if asked. The raw value is always reported."""
-    score = maps["score_corr"]
-    if score is None:
-        return []
-    finite = np.isfinite(score)
-    unflagged = finite & (maps["mask"] == 0)
-    if np.count_nonzero(unflagged) < _MIN_PIXELS:
-        unflagged = finite
-    size = np.count_nonzero(unflagged)
-    if size == 0:
-        msg = "no pixel of the difference is usable: the masks and the footprints of the two images leave none"
-        raise InputError(msg)
-    clean = _part(score, unflagged)
-    low, middle, high = np.percentile(clean, [15.865, 50, 84.135])
-    width = float(high - low) / 2
-    metrics |= {"score_corr_median": float(middle), "score_corr_std_raw": width, "score_corr_std": width}
-    text = f"S_corr on {size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
-    enough = width > 0 and size >= (_MIN_PIXELS if width > 1 else _MIN_SHARPEN)
-    if settings.renormalise == "global" and enough:
-        maps["score_corr"] = score / score.dtype.type(width)
-        if maps["flux_error"] is not None:
-            maps["flux_error"] = maps["flux_error"] * score.dtype.type(width)
-        metrics |= {"score_corr_std": 1.0, "renormalise_factor": width}
-        text += "; divided by it"
-    else:
-        metrics["renormalise_factor"] = 1.0
-        text += "" if settings.renormalise == "none" else "; too few to renormalise by"
-    return [Step("calibration", text, {"median": float(middle), "width": width})]
+def _static_sources(pair: Pair) -> np.ndarray:
+    """Return the pixels whose noise is at least as much that of their source as that of the sky."""
+    beta = pair.flux_ratio
+    variance = pair.variance_science + beta**2 * pair.variance_reference
+    return variance > 2 * (pair.sigma_science**2 + (beta * pair.sigma_reference) ** 2)

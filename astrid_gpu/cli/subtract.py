@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--box", type=int, help="side of a background box, pixels")
     how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
     how.add_argument("--registration", default="shift", help="shift, noise or none")
-    how.add_argument("--renormalise", default="global", help="global or none")
+    how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
     how.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy")
     how.add_argument("--profile", action="store_true", help="print where the time went")
     find = p.add_argument_group("candidates")

@@ -28,7 +28,7 @@ def test_the_defaults_are_valid_frozen_and_come_back(kind):
         (SubtractConfig, "method", ["zogy", "classic", "classic-fit"]),
         (SubtractConfig, "align", ["auto", "wcs", "stars", "none"]),
         (SubtractConfig, "registration", ["shift", "noise", "none"]),
-        (SubtractConfig, "renormalise", ["global", "none"]),
+        (SubtractConfig, "renormalise", ["global", "local", "none"]),
         (SubtractConfig, "dtype", [None, "float32", "float64"]),
         (DetectConfig, "polarity", ["positive", "negative", "both"]),
         (DetectConfig, "extractor", ["peaks", "sep", "photutils"]),

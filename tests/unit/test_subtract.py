@@ -281,7 +281,7 @@ def test_device_arrays_are_refused_not_copied(sky):
         ({"metod": "zogy"}, "unknown option 'metod' in subtract.*did you mean 'method'"),
         ({"method": "hotpants"}, "method must be one of 'zogy', 'classic', 'classic-fit'; got 'hotpants'"),
         ({"registration": "maybe"}, "registration must be one of"),
-        ({"renormalise": "local"}, "renormalise must be one of"),
+        ({"renormalise": "mad"}, "renormalise must be one of"),
         ({"box": 4}, "box must be None or a whole number"),
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"backend": "torch"}, "no backend is called 'torch'"),

@@ -1,0 +1,188 @@
+"""The width of S_corr on clean pixels: reported always, and divided out, over the frame or over a smooth map of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from astrid_gpu._noise import dilated
+from astrid_gpu.errors import InputError
+from astrid_gpu.ops.background import box_edges, mesh_fill, mesh_interpolate, spline_axis
+from astrid_gpu.results import Step
+
+__all__ = ["calibrate_score", "part_of"]
+
+MIN_PIXELS = 500
+"""Fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent."""
+
+MIN_SHARPEN = 5000
+"""And fewer than this do not make candidates more significant than the noise model has them."""
+
+_SAMPLE = 1_500_000  # pixels that fix it to a thousandth
+_BOX_ERROR = 0.03  # relative error of the width in one box of the mesh
+_CHANCE = 1e-3  # that boxes of one true width differ as much as those found: above it there is nothing to map
+_SOURCE = 5.0  # widths; S_corr beyond it is a source or a residual, left out of the mesh with its surroundings
+
+
+def calibrate_score(
+    maps: dict[str, Any], mode: str, metrics: dict[str, Any], *, psf: Any = None, static: Any = None
+) -> list[Step]:
+    """Measure median and width of S_corr on clean pixels, divide by the width if asked, and report both.
+
+    Parameters
+    ----------
+    maps : dict
+        "score_corr", "flux_error" and "mask" (ny, nx); the first two are replaced where something is divided.
+    mode : {"none", "global", "local"}
+        "local" divides by a smooth map of the width, where it varies beyond chance; else as "global".
+    metrics : dict
+        Gets score_corr_median_raw, score_corr_std_raw; score_corr_median, score_corr_std after; renormalise_factor, and
+        for a map renormalise_min and renormalise_max.
+    psf : array (ky, kx), optional
+        P_D: how far the noise of S_corr is correlated, hence how sure a box is. White if not given.
+    static : bool array (ny, nx), optional
+        Pixels of bright static sources, left out of the mesh.
+
+    Returns
+    -------
+    list of Step
+        Empty without a score.
+
+    Raises
+    ------
+    InputError
+        No pixel is usable.
+    """
+    score = maps["score_corr"]
+    if score is None:
+        return []
+    finite = np.isfinite(score)
+    clean = finite & (maps["mask"] == 0)
+    if np.count_nonzero(clean) < MIN_PIXELS:
+        clean = finite
+    size = np.count_nonzero(clean)
+    if size == 0:
+        msg = "no pixel of the difference is usable: the masks and the footprints of the two images leave none"
+        raise InputError(msg)
+    middle, width = _middle_and_width(part_of(score, clean))
+    metrics |= {"score_corr_median_raw": middle, "score_corr_std_raw": width, "renormalise_factor": 1.0}
+    metrics |= {"score_corr_median": middle, "score_corr_std": width}
+    values: dict[str, Any] = {"median": middle, "width": width}
+    text = f"S_corr on {size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
+    if mode == "none":
+        return [Step("calibration", text, values)]
+    if not (width > 0 and size >= (MIN_PIXELS if width > 1 else MIN_SHARPEN)):
+        return [Step("calibration", f"{text}; too few to renormalise by", values)]
+    factor: Any = score.dtype.type(width)
+    if mode == "local":
+        found, why, more = _width_map(score, clean, width, psf, static)
+        values |= more
+        if found is not None:
+            factor = found.astype(score.dtype, copy=False)
+            metrics |= {"renormalise_min": more["lowest"], "renormalise_max": more["highest"]}
+        text += f"; {why}"
+    text += "; divided by it" if np.ndim(factor) == 0 else "; divided by the map"
+    maps["score_corr"] = score / factor
+    if maps["flux_error"] is not None:
+        maps["flux_error"] = maps["flux_error"] * factor
+    after = (middle / width, 1.0) if np.ndim(factor) == 0 else _middle_and_width(part_of(maps["score_corr"], clean))
+    metrics |= {"score_corr_median": after[0], "score_corr_std": after[1], "renormalise_factor": width}
+    return [Step("calibration", text, values)]
+
+
+def part_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen pixels, of a large image those of every n-th row."""
+    step = max(1, values.size // _SAMPLE)
+    part = values[::step][chosen[::step]]
+    return part if part.size >= MIN_SHARPEN else values[chosen]
+
+
+def _middle_and_width(values: np.ndarray) -> tuple[float, float]:
+    """Return the median and half of the distance between the 15.9 and 84.1 percentiles."""
+    low, middle, high = np.percentile(values, [15.865, 50, 84.135])
+    return float(middle), float(high - low) / 2
+
+
+def _width_map(
+    score: np.ndarray, clean: np.ndarray, width: float, psf: Any, static: Any
+) -> tuple[np.ndarray | None, str, dict[str, Any]]:
+    r"""Return a smooth map of the width of S_corr, or None with the reason in words; and its numbers.
+
+    The logarithms r of the box widths over the global one have the error e that correlated Gaussian noise gives a
+    width between percentiles. Their scatter beyond that, tau, is real variation, and r is drawn towards 0 by
+    tau² / (tau² + e²) (empirical Bayes), so that boxes of few pixels decide nothing.
+    """
+    from scipy.special import chdtrc
+
+    ny, nx = score.shape
+    area = _noise_area(psf)
+    wanted = area / _BOX_ERROR**2
+    side = max(32, int(np.ceil(np.sqrt(wanted))))
+    if 3 * side > min(ny, nx):
+        return None, f"the frame is too small for a map of widths (boxes of {side} px)", {"box": side}
+    ratio, error = _box_widths(score, _quiet(score, clean, width, area, static), side, width, area)
+    usable = np.isfinite(error)
+    if np.count_nonzero(usable) < 4:
+        return None, "too few clean boxes for a map of widths", {"box": side}
+    r, e2 = ratio[usable], error[usable] ** 2
+    level = float(np.sum(r / e2) / np.sum(1 / e2))
+    chi2 = float(np.sum((r - level) ** 2 / e2))
+    values = {"box": side, "n_boxes": int(r.size), "chi2_of_boxes": chi2}
+    if chdtrc(r.size - 1, chi2) > _CHANCE:
+        return None, f"the width does not vary beyond chance (chi² {chi2:.0f} of {r.size} boxes of {side} px)", values
+    tau2 = max(0.0, float(np.sum(((r - level) ** 2 - e2) / e2**2) / np.sum(1 / e2**2)))
+    mesh = np.full(ratio.shape, level)
+    mesh[usable] += tau2 / (tau2 + e2) * (r - level)
+    mesh = mesh_fill(mesh[None], usable[None])
+    smooth = mesh_interpolate(mesh, *(spline_axis(n, m) for n, m in zip((ny, nx), ratio.shape, strict=True)), float)[0]
+    low, high = float(mesh.min()), float(mesh.max())
+    found = width * np.exp(np.clip(smooth, low, high))
+    values |= {"lowest": width * float(np.exp(low)), "highest": width * float(np.exp(high))}
+    text = f"it varies from {values['lowest']:.3f} to {values['highest']:.3f} over {r.size} boxes of {side} px"
+    return found, text, values
+
+
+def _quiet(score: np.ndarray, clean: np.ndarray, width: float, area: float, static: Any) -> np.ndarray:
+    """Return the clean pixels away from candidates and, if enough remain, from bright static sources."""
+    loud = np.where(clean, np.abs(score), 0) > _SOURCE * width
+    quiet = clean & ~dilated(loud, max(2, round(np.sqrt(area))))
+    if static is not None and np.count_nonzero(quiet & ~static) > 0.3 * np.count_nonzero(quiet):
+        quiet &= ~static
+    return quiet
+
+
+def _box_widths(
+    score: np.ndarray, quiet: np.ndarray, side: int, width: float, area: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return log(width of a box / global width) and its error, infinite for boxes of too few pixels."""
+    rows, columns = (box_edges(n, side) for n in score.shape)
+    ratio, error = (np.zeros((rows.size - 1, columns.size - 1)) for _ in range(2))
+    error[:] = np.inf
+    least = 0.25 * area / _BOX_ERROR**2
+    for j in range(rows.size - 1):
+        for i in range(columns.size - 1):
+            box = np.s_[rows[j] : rows[j + 1], columns[i] : columns[i + 1]]
+            values = score[box][quiet[box]]
+            if values.size >= max(least, 100):
+                here = _middle_and_width(values)[1]
+                if here > 0:
+                    ratio[j, i], error[j, i] = np.log(here / width), np.sqrt(area / values.size)
+    return ratio, error
+
+
+def _noise_area(psf: Any) -> float:
+    r"""Return A such that a width between percentiles of n pixels of S has the relative error sqrt(A / n).
+
+    For independent values A is p (1 - 2p) / (2 phi²) = 0.925 with p = 0.159 below the lower percentile and phi the
+    density there. Of it 0.5 belongs to the second Hermite polynomial, which for correlated values counts
+    :math:`\sum \rho^2` times, and the rest to the fourth and higher ones, :math:`\sum \rho^4` times or less. rho is the
+    autocorrelation of P_D, since D is white.
+    """
+    if psf is None:
+        return 0.925
+    stamp = np.asarray(psf, float)
+    shape = [2 * n for n in stamp.shape]
+    rho = np.fft.irfft2(np.abs(np.fft.rfft2(stamp, s=shape)) ** 2, s=shape)
+    rho /= rho[0, 0]
+    return float(0.5 * np.sum(rho**2) + 0.425 * np.sum(rho**4))
