@@ -135,7 +135,8 @@ def _width_map(
     mesh = np.full(ratio.shape, level)
     mesh[usable] += tau2 / (tau2 + e2) * (r - level)
     mesh = mesh_fill(mesh[None], usable[None])
-    smooth = mesh_interpolate(mesh, *(spline_axis(n, m) for n, m in zip((ny, nx), ratio.shape, strict=True)), float)[0]
+    rows, columns = (spline_axis(n, m) for n, m in zip((ny, nx), ratio.shape, strict=True))
+    smooth = mesh_interpolate(mesh, rows, columns, np.float64)[0]
     low, high = float(mesh.min()), float(mesh.max())
     found = width * np.exp(np.clip(smooth, low, high))
     values |= {"lowest": width * float(np.exp(low)), "highest": width * float(np.exp(high))}
