@@ -32,6 +32,7 @@ _PUBLIC = {
     "Image": "astrid_gpu.image",
     "measure_psf": "astrid_gpu.psf",
     "PSF": "astrid_gpu.image",
+    "PSFModel": "astrid_gpu.image",
     "read_image": "astrid_gpu.io",
     "read_psfex": "astrid_gpu.io",
     "register_backend": "astrid_gpu.backends",

@@ -9,7 +9,7 @@ import numpy as np
 
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import FitsError, InputError, PsfError
-from astrid_gpu.image import PSF, Image
+from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.io import read_psf
 from astrid_gpu.psf import measure_psf, measure_psf_pair
 from astrid_gpu.results import Step
@@ -49,19 +49,31 @@ class Given:
             object.__setattr__(self, "astrometric_error", (float(error[0]), float(error[1])))
 
 
+Models = tuple[PSFModel | None, PSFModel | None]
+
+
 def choose_psfs(
     science: Image, reference: Image, stars: list[np.ndarray], given: Given, config: SubtractConfig
-) -> tuple[tuple[PSF, PSF], list[Step]]:
-    """Both PSFs: given with the call, carried by the image, or measured on its stars."""
+) -> tuple[tuple[PSF, PSF], Models, list[Step]]:
+    """Both PSFs: given with the call, carried by the image, or measured on its stars.
+
+    Returns
+    -------
+    psfs
+        In the middle of the frame.
+    models
+        Those that vary over the field, None for a constant one.
+    steps
+    """
     asked = {"science": given.psf_science, "reference": given.psf_reference}
     images = {"science": science, "reference": reference}
-    fixed: dict[str, PSF] = {}
+    fixed: dict[str, PSF | PSFModel] = {}
     for role, spec in asked.items():
         if spec is not None:
             fixed[role] = spec
         elif images[role].psf is not None:
             fixed[role] = _read_psf(images[role].psf, f"the PSF of the {role} image", images[role].shape)
-    measured: dict[str, PSF] = {}
+    measured: dict[str, PSF | PSFModel] = {}
     size = config.psf_size or _stamp_side(stars)
     if not fixed:
         pair = measure_psf_pair(science, reference, *stars, size=size)
@@ -74,9 +86,14 @@ def choose_psfs(
     for role in asked:
         psf = both[role]
         how = f"measured on {psf.n_stars} stars ({psf.origin})" if role in measured else f"given ({psf.origin})"
-        text = f"{role}: PSF {how}, FWHM {psf.fwhm:.2f} px"
-        steps.append(Step("psf", text, {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual}))
-    return (both["science"], both["reference"]), steps
+        order = psf.order if isinstance(psf, PSFModel) else 0
+        over = f", varying over the field (order {order})" if order else ""
+        text = f"{role}: PSF {how}{over}, FWHM {psf.fwhm:.2f} px"
+        values = {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual, "order": order}
+        steps.append(Step("psf", text, values))
+    varying = tuple(both[role] if isinstance(both[role], PSFModel) else None for role in asked)
+    middle = tuple(psf.at() if isinstance(psf := both[role], PSFModel) else psf for role in asked)
+    return middle, varying, steps  # type: ignore[return-value]
 
 
 def read_given(given: Given, shape: tuple[int, int]) -> Given:
@@ -89,8 +106,16 @@ def read_given(given: Given, shape: tuple[int, int]) -> Given:
     return replace(given, **read)
 
 
-def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF:
-    """Read a PSF, in the middle of the frame if it varies; errors say whose it is."""
+def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF | PSFModel:
+    """Read a PSF, constant or varying; errors say whose it is."""
+    if isinstance(spec, PSFModel):
+        if spec.shape not in (None, shape):
+            msg = (
+                f"{name}: the model belongs to an image of {spec.shape}, this one has {shape}; give the model of this "
+                "image, or model.at(y, x) for the PSF at one place"
+            )
+            raise PsfError(msg)
+        return spec
     try:
         return read_psf(spec, shape=shape)
     except (FitsError, PsfError) as exc:

@@ -20,7 +20,7 @@ from astrid_gpu.align import Aligned, align
 from astrid_gpu.calibrate import residual_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.flags import PixelFlag
-from astrid_gpu.image import PSF, Image
+from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.results import Step
 
 __all__ = ["Given", "Pair", "PairPreparer", "timed"]
@@ -55,6 +55,7 @@ class Pair:
     steps: list[Step]
     metrics: dict[str, Any]
     meta: dict[str, Any]
+    psf_models: tuple[PSFModel | None, PSFModel | None] = (None, None)  # PSFs that vary, None where one is constant
 
 
 @dataclass
@@ -102,11 +103,12 @@ class PairPreparer:
             here, there = (sci.image, sci.sigma), (aligned.image, sigma_r)
             stars = list(both(lambda: stars_of(*here), lambda: stars_of(*there)))
         with timed(profile, "PSFs"):
-            psfs, psf_steps = choose_psfs(sci.image, aligned.image, stars, given, self.config)
+            psfs, models, psf_steps = choose_psfs(sci.image, aligned.image, stars, given, self.config)
         with timed(profile, "flux ratio and registration"):
             sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, stars)
         steps += [*psf_steps, *matched.steps]
-        return self._pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
+        pair = self._pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
+        return replace(pair, psf_models=models)
 
     def _alone(self, science: Image) -> tuple[Exposure, Exposure]:
         """Run the stages that need one image only, of both at once; the reference's the first time."""

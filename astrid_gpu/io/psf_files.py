@@ -15,7 +15,7 @@ from astrid_gpu.image import PSF
 from astrid_gpu.io.daophot import DaophotPsf, looks_like_daophot, read_daophot_psf
 from astrid_gpu.io.files import describe_hdus, find_hdu, open_fits, pixels_of, split_spec
 from astrid_gpu.io.psfex import PsfexModel, is_psfex, model_from_hdu, read_psfex
-from astrid_gpu.ops.psf_stamps import centre_psf, fwhm_of, gaussian_stamp, moffat_stamp, with_fwhm
+from astrid_gpu.ops.psf_stamps import centre_psf, ellipticity_of, fwhm_of, gaussian_stamp, moffat_stamp, with_fwhm
 
 __all__ = ["DaophotPsf", "PsfexModel", "psf_from_stamp", "read_daophot_psf", "read_psf", "read_psfex"]
 
@@ -88,26 +88,7 @@ def psf_from_stamp(stamp: Any, *, origin: str = "stamp", name: str = "psf", fwhm
     while array.ndim > 2 and array.shape[0] == 1:
         array = array[0]
     data = centre_psf(array, name=name)
-    return PSF(data=data, fwhm=fwhm_of(data) if fwhm is None else fwhm, ellipticity=_ellipticity(data), origin=origin)
-
-
-def _ellipticity(stamp: np.ndarray) -> float:
-    """Return 1 - b/a from second moments under a Gaussian window as wide as the PSF."""
-    cy, cx = stamp.shape[0] // 2, stamp.shape[1] // 2
-    rows, columns = np.arange(stamp.shape[0])[:, None] - cy, np.arange(stamp.shape[1])[None, :] - cx
-    sigma2 = (fwhm_of(stamp) / 2.3548) ** 2
-    weighted = stamp * np.exp(-0.5 * (rows**2 + columns**2) / sigma2)
-    total = weighted.sum()
-    if not total > 0:
-        return float("nan")
-    myy, mxx = (weighted * rows**2).sum() / total, (weighted * columns**2).sum() / total
-    mxy = (weighted * rows * columns).sum() / total
-    # the window shrinks each moment: 1/m = 1/m_true + 1/sigma2, exactly so for a Gaussian
-    moments = np.linalg.inv(np.array([[mxx, mxy], [mxy, myy]])) - np.eye(2) / sigma2
-    values = np.linalg.eigvalsh(moments)
-    if values[0] <= 0:
-        return float("nan")
-    return float(1.0 - np.sqrt(values[0] / values[1]))
+    return PSF(data=data, fwhm=fwhm_of(data) if fwhm is None else fwhm, ellipticity=ellipticity_of(data), origin=origin)
 
 
 def _analytic(kind: str, fwhm: Any, beta: Any, said: str) -> PSF:
