@@ -214,12 +214,23 @@ def _subtract(a, b, size):
 
 
 @nb.njit(**OPTIONS)
-def combine(block, planes, slots, modes, psfs, squares, numbers, bufs, plan):
+def _whiten(a, columns, block, w, bufs, plan):
+    """Multiply a spectrum by that of a symmetric kernel, which is real; w is work space."""
+    _stamp(columns[block], w, bufs, plan)
+    for i in range(0, LANES * plan[1], LANES):
+        factor = load(w[0], i)
+        store(a[0], i, load(a[0], i) * factor)
+        store(a[1], i, load(a[1], i) * factor)
+
+
+@nb.njit(**OPTIONS)
+def combine(block, planes, slots, modes, psfs, squares, white, numbers, bufs, plan):
     """Take one block of ky's of N, R, V_N and V_R along x to D, S_N, S_R and V(S), and back.
 
     planes : (m, blocks, px, 2, 16). slots : which of them hold N, R, V_N, V_R, and which take D, S_N (or S), S_R, V(S);
     the last may be the place of V_N, and the others of any of the first four. modes : bool (5,): D, S, S_N apart from
     S_R, V(S) wanted; reference transformed along x. psfs, squares : columns (blocks, w, 2, 16) of P_n, P_r, k_n², k_r².
+    white : columns of what makes the noise of N and of R white, of no size where it is; P_n and P_r are behind it.
     numbers : float32 (9,): s_n² f_r², s_r² f_n², floor of den; factors of P_r and P_n in D, and what stands for them at
     the floor; factors of k_n and k_r.
     """
@@ -234,6 +245,10 @@ def combine(block, planes, slots, modes, psfs, squares, numbers, bufs, plan):
         _write_back(n, planes[slots[7], block], bufs, plan)
     _spectrum(planes[slots[0], block], False, n, bufs, plan)
     _spectrum(planes[slots[1], block], ready, r, bufs, plan)
+    if white[0].size:
+        _whiten(n, white[0], block, p, bufs, plan)
+    if white[1].size:
+        _whiten(r, white[1], block, p, bufs, plan)
     _stamp(psfs[0][block], p, bufs, plan)
     _stamp(psfs[1][block], q, bufs, plan)
     if difference:

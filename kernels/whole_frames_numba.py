@@ -24,7 +24,7 @@ __all__ = ["WholeFrames", "padded_side"]
 
 f4 = np.float32
 NAMES = ("difference", "score", "score_corr", "flux", "flux_error")
-NOTHING, ALL_GOOD = np.zeros((0, 0), f4), np.zeros((0, 0), np.uint8)
+NOTHING, ALL_GOOD, NO_COLUMNS = np.zeros((0, 0), f4), np.zeros((0, 0), np.uint8), np.zeros((0, 0, 2, LANES), f4)
 KEPT = 1 << 27
 """Bytes of work space that are kept for the next call: fresh memory costs as much as the transforms."""
 
@@ -95,20 +95,30 @@ def _balance(frame: Frame, unit: float) -> float:
     return float(2.0 ** np.round(np.log2(image / variance))) if image > 0 and variance > 0 else 1.0
 
 
-def _score_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: Any, shape: tuple[int, int]) -> list[np.ndarray]:
-    """Return k_n and k_r (eqs. 29, 28) on a periodic frame, middle at (0, 0); as `astrid_gpu.ops.zogy_kernels`."""
-    spectra = []
-    for psf in (psf_n, psf_r):
-        frame = np.zeros(shape)
-        frame[np.ix_(*((np.arange(n) - n // 2) % side for n, side in zip(psf.shape, shape, strict=True)))] = psf
-        spectra.append(np.fft.rfft2(frame))
-    n, r = spectra
+def _spectrum(stamp: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Return the transform of a stamp about its middle pixel on a periodic frame, which may be smaller."""
+    frame = np.zeros(shape)
+    np.add.at(
+        frame, np.ix_(*((np.arange(n) - n // 2) % side for n, side in zip(stamp.shape, shape, strict=True))), stamp
+    )
+    return np.fft.rfft2(frame)
+
+
+def _score_kernels(
+    psf_n: np.ndarray, psf_r: np.ndarray, params: Any, shape: tuple[int, int], act: tuple[Any, Any]
+) -> list[np.ndarray]:
+    """Return k_n and k_r (eqs. 29, 28) on a periodic frame, middle at (0, 0); as `astrid_gpu.ops.zogy_kernels`.
+
+    `act` are stamps to convolve them with, or None.
+    """
+    n, r = (_spectrum(psf, shape) for psf in (psf_n, psf_r))
     s_n, s_r, f_n, f_r, floor = params
     n2, r2 = abs(n) ** 2, abs(r) ** 2
     den = s_n**2 * f_r**2 * r2 + s_r**2 * f_n**2 * n2
     inverse = np.where(den > floor, 1 / np.maximum(den, floor), 0)
     kernels = f_n * f_r**2 * n.conj() * r2 * inverse, f_r * f_n**2 * r.conj() * n2 * inverse
-    return [np.fft.irfft2(k, s=shape) for k in kernels]
+    pairs = zip(kernels, act, strict=True)
+    return [np.fft.irfft2(k if stamp is None else k * _spectrum(stamp, shape), s=shape) for k, stamp in pairs]
 
 
 class _Memory:
@@ -257,7 +267,7 @@ class WholeFrames:
     def _kernel(self, name: str, key: Any, make: Any) -> Any:
         """Return the columns of two kernels, those of the last image if they are the same."""
         if name not in self.known or self.known[name][0] != key:
-            self.known[name] = key, [_columns(k, self.plan[0]) for k in make()]
+            self.known[name] = key, [NO_COLUMNS if k is None else _columns(k, self.plan[0]) for k in make()]
         return tuple(self.known[name][1])
 
     def _small(self, i: int, name: str) -> Any:
@@ -265,27 +275,41 @@ class WholeFrames:
         power, key, noise = (2 if name == "squares" else 1), self._pair(i), self._noise(i)
 
         def make() -> list[np.ndarray]:
-            kernels = self._score_kernels(i)
+            kernels = self._score_kernels(i, act=power == 1)
             return [_trimmed(_centred(abs(k / noise) ** power)) * self.norm for k in kernels]
 
         return self._kernel(name, key, make)
 
-    def _score_kernels(self, i: int) -> list[np.ndarray]:
-        """Return k_n and k_r, middle at (0, 0): from the small grid, or those of the frame where that is smaller."""
-        p, shape, small = self.problem, self.plan[:2], [k[0] for k in self.problem.kernels(i).score]
+    def _score_kernels(self, i: int, *, act: bool) -> list[np.ndarray]:
+        """Return k_n and k_r, middle at (0, 0): from the small grid, or those of the frame where that is smaller.
+
+        Those that `act` on N and R, or those that white noise is behind.
+        """
+        kernels = self.problem.kernels(i)
+        shape, small = self.plan[:2], [k[0] for k in (kernels.score if act else kernels.weights)]
         if min(shape) >= len(small[0]):
             return small
-        stamps = (psf[i % len(psf)] for psf in (p.psf_science, p.psf_reference))
-        return _score_kernels(*stamps, p.params[i], shape)
+        white = self._white(i) if act else (None, None)
+        return _score_kernels(*self._psfs(i), self.problem.params[i], shape, white)
+
+    def _psfs(self, i: int) -> list[np.ndarray]:
+        """Return P_n and P_r, behind what makes their images' noise white."""
+        return [colour.psf[i % len(colour.psf)] for colour in self.problem.colour]
+
+    def _white(self, i: int) -> tuple[Any, Any]:
+        """Return the kernels that make the noise of N and R white, None where it is."""
+        n, r = (None if c.stamp is None else c.stamp[i % len(c.stamp)] for c in self.problem.colour)
+        return n, r
 
     def _pair(self, i: int) -> tuple[int, ...]:
         """Return what tells one pair of PSFs and flux scales from another."""
         p = self.problem
-        return i % len(p.kernel_params), i % len(p.psf_science), i % len(p.psf_reference)
+        one, two = (max(len(colour), len(colour.psf)) for colour in p.colour)
+        return i % len(p.kernel_params), i % one, i % two
 
     def _noise(self, i: int) -> float:
         """Return the noise of S on blank sky: D and S are transformed back in units of their own noise."""
-        return float(np.sqrt(sum((k**2).sum() for k in self.problem.kernels(i).score)))
+        return float(np.sqrt(sum((k**2).sum() for k in self.problem.kernels(i).weights)))
 
     def _errors(self, i: int, frame: Frame, reference: Frame, place: int) -> None:
         """Leave the largest error that filled pixels can bring into S in plane `place`, before the inverse along y."""
@@ -301,12 +325,12 @@ class WholeFrames:
         numbers = [f_r, f_n, f_r / white, f_n / white, f_n * f_r**2 * to_score, f_r * f_n**2 * to_score]
         numbers = np.array([s_n**2 * f_r**2, s_r**2 * f_n**2, floor, *(self.norm * k for k in numbers)], f4)
         modes = self.difference, self.score, apart, self.weigh, self.reference is not None
-        stamps = [psf[i % len(psf)] for psf in (p.psf_science, p.psf_reference)]
-        psfs = self._kernel("psfs", self._pair(i), lambda: stamps)
+        psfs = self._kernel("psfs", self._pair(i), lambda: self._psfs(i))
         squares = self._small(i, "squares") if self.weigh else psfs
+        whiten = self._kernel("whiten", self._pair(i), lambda: self._white(i))
 
         def task(k: int, bufs: Any, _: Any) -> None:
-            combine(k, self.planes, slots, modes, psfs, squares, numbers, bufs, self.plan)
+            combine(k, self.planes, slots, modes, psfs, squares, whiten, numbers, bufs, self.plan)
 
         self._run(task, self.blocks)
 

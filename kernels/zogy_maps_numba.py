@@ -135,7 +135,7 @@ class _Subtraction:
         kernels, scales = p.kernels(i), [1 / unit[i] for unit in p.unit]
         dn, dr, kn, kr = (_cut(k[i % len(k)], cut.halo) for k in (*kernels.difference, *kernels.score))
         to_flux = 1 / p.difference_scale(i)
-        squares = kn**2, kr**2
+        squares = tuple(_cut(k[i % len(k)], cut.halo) ** 2 for k in kernels.weights)
         flat = sum(
             float(k.sum()) * s**2 * v
             for k, s, v in zip(squares, scales, (p.variance_science, p.variance_reference), strict=True)

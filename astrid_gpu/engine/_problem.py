@@ -11,11 +11,12 @@ import numpy as np
 from astrid_gpu.backends import Backend, resolve_backend
 from astrid_gpu.engine import _checks
 from astrid_gpu.engine._frames import FILL_UNCERTAINTY, NEGLIGIBLE, extremes
+from astrid_gpu.engine._noise_spectrum import Colour, check_noise_spectrum
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.ops import zogy as reference_ops
 from astrid_gpu.ops.fill import fill_profiles
-from astrid_gpu.ops.fourier import central_stamp, padded_shape, transfer_function
+from astrid_gpu.ops.fourier import central_stamp, padded_shape
 from astrid_gpu.ops.psf_stamps import fwhm_of, prepare_psf
 from astrid_gpu.ops.zogy_kernels import ZogyKernels, kernel_grid, zogy_kernels
 
@@ -39,6 +40,7 @@ class Problem:
     flux: tuple[np.ndarray, np.ndarray]
     mask: Any
     errors: np.ndarray
+    noise: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
     def __post_init__(self) -> None:
         # Each image in units of its own noise, flux scales of order one, whatever the caller's unit is: float32
@@ -52,8 +54,11 @@ class Problem:
         self.shape: tuple[int, int] = tuple(self.science.shape[1:])
         sides = np.array([self.psf_science.shape[1:], self.psf_reference.shape[1:]])
         self.side = tuple(int(s) for s in sides.sum(axis=0) - 1)  # odd: P_D spans both PSFs
-        self.padded = padded_shape(self.shape, int(sides.max()), self.backend.next_fast_len)
-        shared = len(self.psf_science) == len(self.psf_reference) == 1 and np.all(self.params == self.params[:1])
+        self.colour = Colour(self.noise[0], self.psf_science), Colour(self.noise[1], self.psf_reference)
+        reach = int(sides.max()) + max(c.reach for c in self.colour)
+        self.padded = padded_shape(self.shape, reach, self.backend.next_fast_len)
+        counts = [len(part) for part in (self.psf_science, self.psf_reference, *self.colour)]
+        shared = max(counts) == 1 and np.all(self.params == self.params[:1])
         self.kernel_params = self.params[:1] if shared else self.params
         self.small_grid = self.dtype == np.float32 and "zogy_maps" in self.backend.ops
         self._last: tuple[int, ZogyKernels] | None = None
@@ -61,7 +66,10 @@ class Problem:
         self.notes: list[str] = []
 
     def psf_spectra(self, shape: tuple[int, int] | None = None) -> tuple[Any, Any]:
-        """P̂_n and P̂_r in double precision, (1 or n, py, hx), on the padded frame (kept) or on one of `shape`."""
+        """P̂_n and P̂_r in double precision, (1 or n, py, hx), on the padded frame (kept) or on one of `shape`.
+
+        Where noise is coloured they are those of the images made white: P̂ / sqrt(q).
+        """
         if shape in (None, self.padded):
             if not hasattr(self, "_spectra"):
                 self._spectra = self._transfer(self.padded)
@@ -69,9 +77,19 @@ class Problem:
         return self._transfer(shape)
 
     def _transfer(self, shape: tuple[int, int]) -> tuple[Any, Any]:
-        b, psfs = self.backend, (self.psf_science, self.psf_reference)
-        n, r = (transfer_function(b.asarray(p, np.float64), shape, b.rfft2, xp=b.xp) for p in psfs)
+        n, r = (colour.psf_spectrum(self.backend, shape) for colour in self.colour)
         return n, r
+
+    @cached_property
+    def whiteners(self) -> tuple[Any, Any]:
+        """What makes the noise of science and reference white, on the padded frame; None where it is."""
+        n, r = (colour.whitener(self.backend, self.padded) for colour in self.colour)
+        return n, r
+
+    @cached_property
+    def flux_scales(self) -> np.ndarray:
+        """F_D (n,), eq. 15, in units of `gain`."""
+        return reference_ops.flux_scale(self.params, (self.colour[0].at_zero, self.colour[1].at_zero))
 
     def note(self, text: str) -> None:
         """Keep what the caller should know of how it was done, once."""
@@ -82,9 +100,9 @@ class Problem:
         """Return the kernels of image i on a small grid; the last ones are kept."""
         i = i if len(self.kernel_params) > 1 else 0
         if self._last is None or self._last[0] != i:
-            n, r = (p[i % len(p)] for p in (self.psf_science, self.psf_reference))
-            params = self.kernel_params[i]
-            self._last = i, _kernels(n.tobytes(), n.shape, r.tobytes(), r.shape, params.tobytes())
+            stamps = (self.psf_science, self.psf_reference, *self.noise)
+            held = tuple(None if p is None else (p[i % len(p)].tobytes(), p.shape[1:]) for p in stamps)
+            self._last = i, _kernels(held, self.kernel_params[i].tobytes())
             self._stamps[i] = self._last[1].psf_stamps(self._stamp_shape())[0]
         return self._last[1]
 
@@ -94,7 +112,7 @@ class Problem:
 
     def difference_scale(self, i: int) -> float:
         """Return what divides D of image i to give the caller's units."""
-        return float(reference_ops.flux_scale(self.params[i : i + 1])[0] * self.gain[i])
+        return float(self.flux_scales[i] * self.gain[i])
 
     def _stamp_shape(self) -> tuple[int, int]:
         """Sides of P_D: both PSFs', or what the padded frame holds."""
@@ -118,7 +136,7 @@ class Problem:
             frames = b.irfft2(reference_ops.difference_psf(Pn, Pr, self.kernel_params, xp=b.xp), shape)
             stamps = b.to_host(central_stamp(frames, self._stamp_shape(), xp=b.xp)).astype(np.float64)
             stamps = stamps / stamps.sum(axis=(1, 2), keepdims=True)
-        self._difference_psf: tuple[np.ndarray, np.ndarray] = stamps, reference_ops.flux_scale(self.params) * self.gain
+        self._difference_psf: tuple[np.ndarray, np.ndarray] = stamps, self.flux_scales * self.gain
         return self._difference_psf
 
     @property
@@ -176,10 +194,11 @@ def _width(data: bytes, shape: tuple[int, int]) -> float:
 
 
 @lru_cache(maxsize=2)
-def _kernels(n: bytes, n_shape: tuple[int, int], r: bytes, r_shape: tuple[int, int], params: bytes) -> ZogyKernels:
-    """Return the kernels of the PSFs and parameters with these bytes."""
-    one, two = (np.frombuffer(data).reshape(1, *shape) for data, shape in ((n, n_shape), (r, r_shape)))
-    return zogy_kernels(one, two, np.frombuffer(params)[None])
+def _kernels(stamps: tuple[tuple[bytes, tuple[int, int]] | None, ...], params: bytes) -> ZogyKernels:
+    """Return the kernels of the PSFs, noise autocorrelations and parameters with these bytes."""
+    found: list[Any] = [None if held is None else np.frombuffer(held[0]).reshape(1, *held[1]) for held in stamps]
+    n, r, *noise = found
+    return zogy_kernels(n, r, np.frombuffer(params)[None], noise=(noise[0], noise[1]))
 
 
 def check(given: dict[str, Any]) -> Problem:
@@ -220,6 +239,10 @@ def check(given: dict[str, Any]) -> Problem:
         flux=(flux_n, flux_r),
         mask=mask,
         errors=_check_errors(given["astrometric_error"], given["flux_ratio_error"], n),
+        noise=(
+            check_noise_spectrum(backend, given["noise_spectrum_science"], "noise_spectrum_science", n),
+            check_noise_spectrum(backend, given["noise_spectrum_reference"], "noise_spectrum_reference", n),
+        ),
     )
 
 

@@ -32,6 +32,8 @@ def zogy(
     flux_reference: Any = 1.0,
     variance_science: Any = None,
     variance_reference: Any = None,
+    noise_spectrum_science: Any = None,
+    noise_spectrum_reference: Any = None,
     mask: Any = None,
     astrometric_error: Any = (0.0, 0.0),
     flux_ratio_error: Any = 0.0,
@@ -42,8 +44,8 @@ def zogy(
     r"""Subtract registered images with the ZOGY proper-subtraction statistic.
 
     The optimal test for a new, faded or vanished point source in `science` against `reference`, for background
-    noise that is white and Gaussian. Nothing is estimated: use `subtract` for images whose PSFs, noise and flux
-    ratio are not known yet, and `classic` for a plain difference.
+    noise that is Gaussian, and white or of a known spectrum. Nothing is estimated: use `subtract` for images whose
+    PSFs, noise and flux ratio are not known yet, and `classic` for a plain difference.
 
     .. math:: \hat D = \frac{F_r \hat P_r \hat N - F_n \hat P_n \hat R}
                             {\sqrt{\sigma_n^2 F_r^2 |\hat P_r|^2 + \sigma_r^2 F_n^2 |\hat P_n|^2}}
@@ -65,6 +67,11 @@ def zogy(
     variance_science, variance_reference : array like the image, or float, optional
         Variance per pixel, background and sources included, in the square of the image's unit. Without it,
         sigma² everywhere: then the shot noise of sources is not in S_corr.
+    noise_spectrum_science, noise_spectrum_reference : array, shape (ky, kx) or (n, ky, kx), optional
+        Autocorrelation of the background noise, for resampled, drizzled or coadded images: an odd stamp, symmetric
+        about its middle pixel (lag 0), to which it is normalised; `measure_noise_spectrum` makes one of an image.
+        Its transform q(k) stands beside sigma² in the denominator, floored at 3 % of its maximum, and V(S) follows.
+        sigma and the variances stay those of a pixel. Default: white, no cost.
     mask : bool or uint8 array, shape (ny, nx) or (n, ny, nx), optional
         True, or bits of `astrid_gpu.flags.PixelFlag`. Pixels with an INVALID bit are filled smoothly and come out
         NaN.
@@ -166,7 +173,7 @@ def _whole_frames(problem: Problem, flags: Any, wanted: set[str]) -> dict[str, A
             (problem.reference, problem.variance_reference, problem.unit[1], problem.fill_profiles[1]),
         )
     ]
-    N, R = (b.rfft2(frames.data) for frames in pair)
+    N, R = (_whitened(b.rfft2(frames.data), white) for frames, white in zip(pair, problem.whiteners, strict=True))
     Pn, Pr = (p.astype(N.dtype) for p in problem.psf_spectra())
     spectra = b.ops.get("zogy_spectra")
     params = problem.params
@@ -175,7 +182,7 @@ def _whole_frames(problem: Problem, flags: Any, wanted: set[str]) -> dict[str, A
     maps: dict[str, Any] = {}
     ny, nx = problem.shape
     if "difference" in wanted:
-        scale = xp.asarray(1 / (reference_ops.flux_scale(params) * problem.gain), dtype=problem.dtype)
+        scale = xp.asarray(1 / (problem.flux_scales * problem.gain), dtype=problem.dtype)
         maps["difference"] = b.irfft2(D, problem.padded)[:, :ny, :nx] * scale[:, None, None]
     if wanted - {"difference"}:
         maps |= _score_maps(problem, wanted, Sn, Sr, pair)
@@ -194,6 +201,8 @@ def _score_maps(problem: Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list
     floor = 1e-6 * b.to_host((kn2[:, 0, 0] + kr2[:, 0, 0]).real)
     variance = _weigh(b, [f.variance for f in pair], [kn2, kr2], problem.padded)  # eqs. 26, 27
     if any(f.error is not None for f in pair):
+        act = zip(kernels, problem.whiteners, strict=True)  # on N and R themselves, not on what is made white of them
+        kernels = [k if w is None else b.irfft2(_whitened(b.rfft2(k), w), problem.padded) for k, w in act]
         variance = variance + _fill_variance(b, [f.error for f in pair], kernels, problem.padded)
     norm = b.to_host(reference_ops.score_norm(Pn, Pr, problem.kernel_params, problem.padded, xp=xp))
     n = problem.n
@@ -211,6 +220,11 @@ def _score_maps(problem: Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list
     if finish is None:
         return reference_ops.zogy_finish(*frames, variance, scales, problem.errors, problem.shape, names, xp=xp)
     return finish(*frames, variance, scales, problem.errors, problem.shape, names)
+
+
+def _whitened(spectrum: Any, white: Any) -> Any:
+    """Return a spectrum times 1 / sqrt(q); as it is where noise is white."""
+    return spectrum if white is None else spectrum * white.astype(spectrum.real.dtype)
 
 
 def _weigh(b: Backend, maps: list[Any], kernels: list[Any], shape: tuple[int, int]) -> Any:

@@ -27,6 +27,15 @@ static at that place, S_0 = min(|S_N|, |S_R|) where the two have one sign and 0 
 by k_r².
 A source that is new or gone is in one image only and pays nothing; swapping the images changes nothing.
 
+**Coloured noise.** Where the noise of N has the power spectrum sigma_n² q_n(k) in place of sigma_n², the functions
+below take N̂ / sqrt(q_n) and P̂_n / sqrt(q_n) for N̂ and P̂_n, and the same of R (`ops.noise_spectrum`). Then den is
+q_n q_r times smaller than
+
+.. math:: den(k) = \sigma_n^2 q_n F_r^2 |\hat P_r|^2 + \sigma_r^2 q_r F_n^2 |\hat P_n|^2
+
+D̂, Ŝ and F_S are those of this den, `score_kernels` returns k̂_n sqrt(q_n) and k̂_r sqrt(q_r), whose squares V_N and
+V_R are convolved with, and P̂_D has to be divided by its value at k = 0.
+
 `params` has shape (n, 5): sigma_n, sigma_r, F_n, F_r, den_floor.
 """
 
@@ -74,10 +83,10 @@ def _denominator(Pn: Any, Pr: Any, s_n: Any, s_r: Any, f_n: Any, f_r: Any) -> tu
     return s_n**2 * f_r**2 * pr2 + s_r**2 * f_n**2 * pn2, pn2, pr2
 
 
-def flux_scale(params: np.ndarray) -> np.ndarray:
-    """Return F_D (n,), eq. 15."""
+def flux_scale(params: np.ndarray, power: tuple[Any, Any] = (1.0, 1.0)) -> np.ndarray:
+    """Return F_D (n,), eq. 15; `power` is q_n and q_r at k = 0, 1 for white noise."""
     s_n, s_r, f_n, f_r = params[:, :4].T
-    return f_r * f_n / np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2)
+    return f_r * f_n / np.sqrt(s_n**2 * power[0] * f_r**2 + s_r**2 * power[1] * f_n**2)
 
 
 def score_kernels(Pn: Any, Pr: Any, params: Any, *, xp: Any = np) -> tuple[Any, Any]:

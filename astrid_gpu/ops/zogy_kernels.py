@@ -3,7 +3,8 @@ r"""The convolution kernels of ZOGY in real space, on a small grid: what tiles a
 D = d_n ⊗ N - d_r ⊗ R, S_N = k_n ⊗ N, S_R = k_r ⊗ R and V(S) = k_n² ⊗ V_N + k_r² ⊗ V_R are convolutions, and their
 kernels have died away a few PSF widths from the middle, however large the frame is. So they are made once, in double
 precision, on a grid that is only large enough to hold them; F_S, P_D and k² come out of the same grid. Equation
-numbers as in `astrid_gpu.ops.zogy` (Zackay, Ofek & Gal-Yam 2016).
+numbers as in `astrid_gpu.ops.zogy` (Zackay, Ofek & Gal-Yam 2016). Where noise is coloured the kernels that V_N and V_R
+are convolved with are no longer the squares of those of S, but nothing else changes for whoever uses them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from astrid_gpu.ops import zogy
 from astrid_gpu.ops.fourier import central_stamp, transfer_function
+from astrid_gpu.ops.noise_spectrum import noise_floor, noise_power
 
 __all__ = ["KernelTails", "ZogyKernels", "kernel_grid", "zogy_kernels"]
 
@@ -45,16 +47,22 @@ class ZogyKernels:
     ----------
     score : (k_n, k_r), eqs. 29, 28
     difference : (d_n, d_r), eq. 13: D is `difference[0]` ⊗ N - `difference[1]` ⊗ R
+    weights : (w_n, w_r)
+        V(S) = w_n² ⊗ V_N + w_r² ⊗ V_R: k_n and k_r themselves, behind the zero-phase kernels of sqrt(q) where noise is
+        coloured.
     psf : P_D (m, g, g), eq. 14, sum 1
     norm : F_S (m,), eq. 42
     transfer : (P̂_n, P̂_r), half spectra (1 or m, g, g / 2 + 1)
+    colour : (sqrt(q_n), sqrt(q_r)), likewise; None for white noise
     """
 
     score: tuple[np.ndarray, np.ndarray]
     difference: tuple[np.ndarray, np.ndarray]
+    weights: tuple[np.ndarray, np.ndarray]
     psf: np.ndarray
     norm: np.ndarray
     transfer: tuple[np.ndarray, np.ndarray]
+    colour: tuple[Any, Any] = (None, None)
     _measured: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def star_residuals(self, halo: int) -> tuple[float, float]:
@@ -69,8 +77,7 @@ class ZogyKernels:
 
     def _star_residuals(self, halo: int) -> tuple[float, float]:
         shown = []
-        for kernels in (self.score, self.difference):
-            noise = np.sqrt(sum((k**2).sum(axis=(1, 2)) for k in kernels))
+        for kernels, noise in ((self.score, self._noise(self.weights)), (self.difference, self._noise(self._white()))):
             left = np.zeros(len(noise))
             for kernel, transfer in zip(kernels, self.transfer, strict=True):
                 outside = kernel.copy()
@@ -88,10 +95,9 @@ class ZogyKernels:
         return self._measured["tails", halo]
 
     def _tails(self, halo: int) -> KernelTails:
-        s_rms, s_peak = _outside(self.score, halo)
-        d_rms, d_peak = _outside(self.difference, halo)
-        noise = np.sqrt(sum((k**2).sum(axis=(1, 2)) for k in self.score))
-        white = np.sqrt(sum((k**2).sum(axis=(1, 2)) for k in self.difference))
+        s_rms, s_peak = _outside(self.score, halo, self.colour)
+        d_rms, d_peak = _outside(self.difference, halo, self.colour)
+        noise, white = self._noise(self.weights), self._noise(self._white())
         return KernelTails(
             halo,
             float((s_rms / noise).max()),
@@ -100,6 +106,16 @@ class ZogyKernels:
             float((d_peak / white).max()),
         )
 
+    @staticmethod
+    def _noise(kernels: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Return the noise (m,) that two kernels make of white noise."""
+        return np.sqrt(sum((k**2).sum(axis=(1, 2)) for k in kernels))
+
+    def _white(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the kernels of D that act on white noise."""
+        n, r = (_coloured(k, colour) for k, colour in zip(self.difference, self.colour, strict=True))
+        return n, r
+
     def psf_stamps(self, side: tuple[int, int]) -> np.ndarray:
         """Return P_D as odd stamps (m, ky, kx) of sum 1, as far as the grid holds them."""
         g = self.psf.shape[-1]
@@ -107,14 +123,26 @@ class ZogyKernels:
         return stamps / stamps.sum(axis=(1, 2), keepdims=True)
 
 
-def _outside(kernels: tuple[np.ndarray, np.ndarray], halo: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the root of the energy of two kernels beyond `halo`, and their largest value there, each (m,)."""
+def _coloured(kernel: np.ndarray, colour: np.ndarray | None) -> np.ndarray:
+    """Return a kernel behind the zero-phase kernel of sqrt(q): what acts on white noise."""
+    return kernel if colour is None else np.fft.irfft2(np.fft.rfft2(kernel) * colour, s=kernel.shape[1:])
+
+
+def _outside(
+    kernels: tuple[np.ndarray, np.ndarray], halo: int, colours: tuple[Any, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the noise that two kernels carry beyond `halo`, and their largest value there, each (m,)."""
     energy = peak = np.zeros(1)
     middle = slice(halo + 1, -halo or None)
-    for kernel in kernels:
+    for kernel, colour in zip(kernels, colours, strict=True):
         square = kernel**2
         above, beside = square[:, middle], np.delete(square, np.s_[middle], axis=1)[:, :, middle]
-        energy = energy + above.sum(axis=(1, 2)) + beside.sum(axis=(1, 2))
+        if colour is None:
+            energy = energy + above.sum(axis=(1, 2)) + beside.sum(axis=(1, 2))
+        else:
+            outside, near = kernel.copy(), np.arange(-halo, halo + 1)
+            outside[:, near[:, None], near] = 0
+            energy = energy + (_coloured(outside, colour) ** 2).sum(axis=(1, 2))
         peak = np.maximum(peak, np.maximum(above.max(axis=(1, 2), initial=0), beside.max(axis=(1, 2), initial=0)))
     return np.sqrt(energy), np.sqrt(peak)
 
@@ -124,7 +152,14 @@ def kernel_grid(*sides: int) -> int:
     return max(SMALLEST_GRID, 1 << int(np.ceil(np.log2(3 * max(sides)))))
 
 
-def zogy_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: np.ndarray, grid: int | None = None) -> ZogyKernels:
+def zogy_kernels(
+    psf_n: np.ndarray,
+    psf_r: np.ndarray,
+    params: np.ndarray,
+    grid: int | None = None,
+    *,
+    noise: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
+) -> ZogyKernels:
     """Make the kernels of D and S from PSF stamps.
 
     Parameters
@@ -135,18 +170,25 @@ def zogy_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: np.ndarray, grid:
         `ops.zogy.make_params`.
     grid : int, optional
         Side of the grid; default `kernel_grid`.
+    noise : pair of float64 arrays (1 or m, ky, kx), or None
+        Autocorrelations of the noise of N and of R (`ops.noise_spectrum`); None is white.
 
     Returns
     -------
     ZogyKernels
-        m is the largest of the three leading axes.
+        m is the largest of the leading axes.
 
     Notes
     -----
-    Cost per kernel set: 7 real FFTs of the grid in double precision, about 5 ms for 256 x 256 on one core.
+    Cost per kernel set: 7 real FFTs of the grid in double precision, about 5 ms for 256 x 256 on one core; 5 more for
+    coloured noise.
     """
-    g = grid or kernel_grid(*psf_n.shape[1:], *psf_r.shape[1:])
-    Pn, Pr = (transfer_function(p, (g, g), np.fft.rfft2) for p in (psf_n, psf_r))
+    sides = [side for stamps in (psf_n, psf_r, *noise) if stamps is not None for side in stamps.shape[1:]]
+    g = grid or kernel_grid(*sides)
+    P = [transfer_function(p, (g, g), np.fft.rfft2) for p in (psf_n, psf_r)]
+    q = [None if a is None else noise_power(a, noise_floor(a), (g, g)) for a in noise]
+    root_q = [None if power is None else np.sqrt(power) for power in q]
+    Pn, Pr = (p if w is None else p / w for p, w in zip(P, root_q, strict=True))  # of the images made white
     floor = params[:, 4, None, None]
     s_n, s_r, f_n, f_r = (params[:, i, None, None] for i in range(4))
     pn2, pr2 = (p.real**2 + p.imag**2 for p in (Pn, Pr))
@@ -155,13 +197,19 @@ def zogy_kernels(psf_n: np.ndarray, psf_r: np.ndarray, params: np.ndarray, grid:
     inverse = np.where(usable, 1 / np.maximum(den, floor), 0)
     root = np.sqrt(inverse)
     white = np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2)
-    spectra = (
-        f_n * f_r**2 * Pn.conj() * (pr2 * inverse),  # eq. 29
-        f_r * f_n**2 * Pr.conj() * (pn2 * inverse),  # eq. 28
-        np.where(usable, f_r * Pr * root, f_r / white),  # eq. 13
-        np.where(usable, f_n * Pn * root, f_n / white),
-        Pr * Pn * (white * root),  # eq. 14
-    )
-    kn, kr, dn, dr, pd = (np.fft.irfft2(np.broadcast_to(k, den.shape), s=(g, g)) for k in spectra)
+
+    def kernels(n: np.ndarray, r: np.ndarray, *, act: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Transform kernels back: those of white noise, or (`act`) those that act on N and R themselves."""
+        pair = [k / w if act and w is not None else k for k, w in zip((n, r), root_q, strict=True)]
+        one, two = (np.fft.irfft2(np.broadcast_to(k, den.shape), s=(g, g)) for k in pair)
+        return one, two
+
+    k = f_n * f_r**2 * Pn.conj() * (pr2 * inverse), f_r * f_n**2 * Pr.conj() * (pn2 * inverse)  # eqs. 29, 28
+    d = np.where(usable, f_r * Pr * root, f_r / white), np.where(usable, f_n * Pn * root, f_n / white)  # eq. 13
+    weights = kernels(*k)
+    coloured = any(power is not None for power in q)
+    score = kernels(*k, act=True) if coloured else weights
+    psf = Pr * Pn * (white * root)  # eq. 14
+    psf = np.fft.irfft2(np.broadcast_to(psf / psf[:, :1, :1] if coloured else psf, den.shape), s=(g, g))
     norm = zogy.half_sum(f_n**2 * f_r**2 * pn2 * pr2 * inverse, g) / g**2
-    return ZogyKernels((kn, kr), (dn, dr), pd, norm, (Pn, Pr))
+    return ZogyKernels(score, kernels(*d, act=True), weights, psf, norm, (P[0], P[1]), (root_q[0], root_q[1]))

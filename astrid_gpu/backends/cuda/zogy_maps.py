@@ -77,6 +77,9 @@ def zogy_maps(
     """
     if np.dtype(problem.dtype) != np.float32:
         return None
+    if any(colour.stamps is not None for colour in problem.colour):
+        _say(problem, "coloured noise: by whole spectra in place of the fused kernels")
+        return None
     if graph is None:
         graph = os.environ.get(GRAPH_VARIABLE, "").strip() == "1"
     try:
