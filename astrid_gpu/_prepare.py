@@ -56,6 +56,7 @@ class Pair:
     metrics: dict[str, Any]
     meta: dict[str, Any]
     psf_models: tuple[PSFModel | None, PSFModel | None] = (None, None)  # PSFs that vary, None where one is constant
+    plan: Any = None  # how it is cut into tiles, once that is decided
 
 
 @dataclass

@@ -46,6 +46,10 @@ class SubtractConfig:
         Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
         where the noise model does not hold: by one number, or by a smooth map where the width varies over the frame
         beyond chance. Raw median and width are reported either way.
+    tiles : {"auto", "never"} or int
+        Difference the frame by overlapping tiles, each with its own PSF, noise and flux ratio: "auto" if one of these
+        measurably varies over the frame or the frame is too large for the memory; "never"; or always, with interiors
+        of so many pixels a side.
     backend : str or Backend
         See `get_backend`.
     dtype : {"float32", "float64"} or None
@@ -60,6 +64,7 @@ class SubtractConfig:
     psf_size: int | None = None
     registration: str = "shift"
     renormalise: str = "global"
+    tiles: str | int = "auto"
     backend: Any = "auto"
     dtype: str | None = None
 
@@ -70,6 +75,11 @@ class SubtractConfig:
         _choice("registration", self.registration, ("shift", "noise", "none"))
         _choice("renormalise", self.renormalise, ("global", "local", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))
+        if self.tiles not in ("auto", "never") and (
+            isinstance(self.tiles, (bool, str)) or not isinstance(self.tiles, int) or self.tiles < 64
+        ):
+            msg = f"tiles must be 'auto', 'never' or the side of a tile, at least 64 pixels; got {self.tiles!r}"
+            raise ConfigError(msg)
         for name, least in (("box", 8), ("psf_size", 5)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):

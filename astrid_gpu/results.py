@@ -69,6 +69,9 @@ class Difference:
         Numbers about the result.
     science, reference : array or None
         The registered, background-subtracted images that were differenced, for cutouts.
+    tiles : astrid_gpu.tiles.TileValues or None
+        PSFs, noise, flux ratios and flux scales of the tiles, where the frame was differenced by tiles; `psf` and
+        `flux_scale` are then those of the middle one.
     """
 
     difference: Any
@@ -88,12 +91,19 @@ class Difference:
     science: Any = None
     reference: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
+    tiles: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the image arrays."""
         first = next(a for a in (self.difference, self.score_corr, self.score, self.flux, self.mask) if a is not None)
         return tuple(first.shape)
+
+    def psf_at(self, y: float, x: float) -> Any:
+        """Return P_D at a 0-based pixel: that of the tile it lies in, or the one of the frame (stack)."""
+        if self.tiles is None:
+            return self.psf
+        return self.tiles.psf[self.tiles.tiles.holding(round(y), round(x))]
 
     def limiting_flux(self, n_sigma: float = 5.0) -> Any:
         """Return the flux a point source centred on each pixel needs for `n_sigma`, in the unit of `flux`."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from astrid_gpu._calibration import calibrate_score, part_of
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
+from astrid_gpu._tiled import plan_tiles, subtract_tiles
 from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
 from astrid_gpu.engine.classic import classic
@@ -21,6 +22,7 @@ from astrid_gpu.results import Difference, Step
 __all__ = ["subtract"]
 
 _log = logging.getLogger("astrid_gpu")
+_OUTPUTS = ("difference", "score", "score_corr", "flux")
 
 
 def subtract(
@@ -63,8 +65,8 @@ def subtract(
         1-sigma registration noise in y and x, pixels.
     config : SubtractConfig, optional
     **options
-        Fields of `SubtractConfig`: method, align, grid, background, box, psf_size, registration, renormalise, backend,
-        dtype.
+        Fields of `SubtractConfig`: method, align, grid, background, box, psf_size, registration, renormalise, tiles,
+        backend, dtype.
 
     Returns
     -------
@@ -134,10 +136,20 @@ def _load(image: Any, role: str, mask: Any, variance: Any) -> Image:
 def _difference(pairs: list[Pair], settings: SubtractConfig) -> list[Difference]:
     """Difference prepared pairs of one shape in one call to the engine, halving the batch if memory runs out."""
     backend = get_backend(settings.backend)
+    if any(pair.plan is None for pair in pairs):
+        for pair in pairs:
+            pair.plan = plan_tiles(pair, settings, backend)
+            pair.steps.append(pair.plan.step)
+    if len(pairs) > 1 and any(pair.plan.tiles is not None for pair in pairs):
+        return [_difference([pair], settings)[0] for pair in pairs]
     profile: dict[str, float] = {}
     with timed(profile, "subtraction"):
         try:
-            result = _run_engine(pairs, settings, backend)
+            plan = pairs[0].plan
+            if plan.tiles is None:
+                result = _run_engine(pairs, settings, backend)
+            else:
+                result = subtract_tiles(pairs[0], plan.values, settings, backend, _OUTPUTS)
         except MemoryError as exc:
             if len(pairs) == 1:
                 msg = f"one image of {pairs[0].science.shape} does not fit the memory of backend {backend.name}"
@@ -175,7 +187,7 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
         variance_reference=np.stack([p.variance_reference for p in pairs]),
         astrometric_error=np.array([p.astrometric_error for p in pairs]),
         flux_ratio_error=np.array([p.relative_error for p in pairs]),
-        outputs=("difference", "score", "score_corr", "flux"),
+        outputs=_OUTPUTS,
         **common,
     )
 
@@ -223,6 +235,7 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         science=pair.science,
         reference=pair.reference,
         meta=pair.meta,
+        tiles=result.tiles,
     )
     diff.metrics["masked"] = np.count_nonzero(np.isnan(diff.difference)) / diff.difference.size
     if diff.flux_error is not None:

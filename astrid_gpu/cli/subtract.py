@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--box", type=int, help="side of a background box, pixels")
     how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
     how.add_argument("--registration", default="shift", help="shift, noise or none")
+    how.add_argument("--tiles", default="auto", type=_tiles, help="auto, never, or the side of a tile in pixels")
     how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
     how.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy")
     how.add_argument("--profile", action="store_true", help="print where the time went")
@@ -53,6 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     find.add_argument("--extractor", default="peaks", help="peaks, sep or photutils")
     find.add_argument("--size", type=int, default=63, help="odd side of the cutouts, pixels (default: 63)")
     find.add_argument("--extensions", help="comma-separated extensions of difference.fits")
+
+
+def _tiles(text: str) -> str | int:
+    """Return the side of a tile as a number, words as they are: the configuration knows which are allowed."""
+    return int(text) if text.isdecimal() else text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
             box=args.box,
             psf_size=args.psf_size,
             registration=args.registration,
+            tiles=args.tiles,
             renormalise=args.renormalise,
             backend=args.backend,
         ),

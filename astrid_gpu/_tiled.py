@@ -1,0 +1,267 @@
+"""Differencing a pair by tiles: whether, how large, with which numbers each, and one stack through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astrid_gpu._prepare import Pair
+from astrid_gpu.backends import Backend
+from astrid_gpu.config import SubtractConfig
+from astrid_gpu.engine.zogy import zogy
+from astrid_gpu.flags import INVALID
+from astrid_gpu.ops.zogy import make_params
+from astrid_gpu.ops.zogy_kernels import zogy_kernels
+from astrid_gpu.results import Difference, Step
+from astrid_gpu.tiles import Tiles, TileValues
+
+__all__ = ["Plan", "plan_tiles", "subtract_tiles"]
+
+SIDE = 512
+"""Interior of a tile where the reason is that something varies."""
+
+LARGE_SIDE = 1024
+"""And where it is memory alone."""
+
+FRAME_BYTES = 100
+"""What differencing a whole frame takes beside the pair itself, for each pixel."""
+
+NOISE_VARIES = 0.05
+"""Largest relative departure of a tile's noise from the frame's that is left to the variance map."""
+
+PSF_VARIES = 0.02
+"""The same of the PSF: sqrt(sum (P - P_0)² / sum P_0²)."""
+
+_OVERLAPS = (16, 24, 32, 48, 64, 96)
+_SCORE_NOISE, _SCORE_STAR, _DIFFERENCE_NOISE = 2e-4, 3e-4, 1e-3  # what a cut may change, in sigma of S, S and D
+_FRAMES_PER_TILE = 24
+_LARGEST_BATCH = 16
+_MAPS = ("difference", "score", "score_corr", "flux", "flux_error")
+
+
+class Plan(NamedTuple):
+    """Tiles, what is known of each, and why; `tiles` None for the whole frame at once."""
+
+    tiles: Tiles | None
+    values: TileValues | None
+    step: Step
+
+
+def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
+    """Decide whether a pair is differenced by tiles, and with what numbers each.
+
+    Parameters
+    ----------
+    pair : Pair
+    settings : SubtractConfig
+        Its `tiles`: "auto" cuts if the PSF, the noise or the flux ratio measurably vary, or if memory is short.
+    backend : Backend
+        Whose free memory counts.
+    """
+    shape = pair.science.shape
+    if settings.method != "zogy":
+        return _whole(f"{settings.method} works pixel by pixel")
+    if settings.tiles == "never":
+        return _whole("as asked")
+    if settings.tiles != "auto":
+        return _cut(pair, int(settings.tiles), f"of {settings.tiles} px as asked")
+    tiles = Tiles(shape, SIDE, 0)
+    if len(tiles) == 1:
+        return _whole("it is no larger than a tile")
+    reasons = tile_values(pair, tiles).reasons(NOISE_VARIES, PSF_VARIES)
+    if reasons:
+        return _cut(pair, SIDE, f"because {' and '.join(reasons)}")
+    need, free = FRAME_BYTES * pair.science.size, backend.free_memory()
+    if need > free / 2 and max(shape) > LARGE_SIDE:
+        text = f"because the whole frame would take {need / 2**30:.1f} GiB, of {free / 2**30:.1f} free"
+        return _cut(pair, LARGE_SIDE, text)
+    return _whole("nothing measurably varies over it")
+
+
+def _whole(why: str) -> Plan:
+    return Plan(None, None, Step("tiles", f"the whole frame at once: {why}", {"n_tiles": 1}))
+
+
+def _cut(pair: Pair, side: int, why: str) -> Plan:
+    tiles = Tiles(pair.science.shape, side, choose_overlap(pair))
+    values = tile_values(pair, tiles)
+    (ny, nx), (ty, tx) = tiles.grid, tiles.tile_shape
+    text = f"{ny} x {nx} tiles of {ty}x{tx} px with {tiles.overlap} px of overlap, {why}"
+    numbers: dict[str, Any] = {"n_tiles": len(tiles), "side": tiles.side, "overlap": tiles.overlap}
+    return Plan(tiles, values, Step("tiles", text, numbers | values.spread()))
+
+
+def choose_overlap(pair: Pair) -> int:
+    """Return how far tiles must overlap: beyond that the kernels of S and D hold nothing that matters."""
+    stamps = [psf.data for psf in (pair.psf_science, pair.psf_reference)]
+    sigma_n, sigma_r, f_r = pair.sigma_science, pair.sigma_reference, 1 / pair.flux_ratio
+    scale = max(1 / sigma_n, f_r / sigma_r)
+    params = make_params(1.0, 1.0, 1 / sigma_n / scale, f_r / sigma_r / scale)
+    kernels = zogy_kernels(stamps[0][None], stamps[1][None], params)
+    least = max(max(stamp.shape) for stamp in stamps) // 2 + 1
+    brightest = float(np.nanmax(np.where(pair.flags & INVALID, 0, pair.science))) / sigma_n / stamps[0].max()
+    for halo in _OVERLAPS:
+        if halo < least or 2 * halo + 2 > kernels.psf.shape[-1]:
+            continue
+        tails = kernels.tails(halo)
+        quiet = tails.score_rms < _SCORE_NOISE and tails.difference_rms < _DIFFERENCE_NOISE
+        if quiet and kernels.star_residuals(halo)[0] * brightest < _SCORE_STAR:
+            return halo
+    return max(least, _OVERLAPS[-1])
+
+
+def tile_values(pair: Pair, tiles: Tiles) -> TileValues:
+    """Return PSFs, noise, flux ratio and registration error of every tile."""
+    n = len(tiles)
+    stamps = [
+        _stamps(model, psf.data, tiles)
+        for model, psf in zip(pair.psf_models, (pair.psf_science, pair.psf_reference), strict=True)
+    ]
+    noise = [
+        sigma * noise_ratio(variance, pair.flags, tiles)
+        for sigma, variance in (
+            (pair.sigma_science, pair.variance_science),
+            (pair.sigma_reference, pair.variance_reference),
+        )
+    ]
+    return TileValues(
+        tiles=tiles,
+        psf_science=stamps[0],
+        psf_reference=stamps[1],
+        sigma_science=noise[0],
+        sigma_reference=noise[1],
+        flux_ratio=np.full(n, pair.flux_ratio),
+        astrometric_error=np.broadcast_to(np.asarray(pair.astrometric_error, float), (n, 2)).copy(),
+    )
+
+
+def _stamps(model: Any, stamp: np.ndarray, tiles: Tiles) -> np.ndarray:
+    """Return the PSF of each tile (n, ky, kx), or the one for all (1, ky, kx)."""
+    if model is None:
+        return stamp[None]
+    return model.stamps(*tiles.centres.T)  # type: ignore[no-any-return]
+
+
+def noise_ratio(variance: np.ndarray, flags: np.ndarray, tiles: Tiles) -> np.ndarray:
+    """Return the noise of each tile's blank sky over that of the whole frame's, smoothed over neighbours, (n,).
+
+    Of the variances of a tile's usable pixels the 30 % point stands for its blank sky: sources only ever add. The same
+    of the frame divides it, so what the point itself is off by cancels.
+    """
+    level = np.full(len(tiles), np.nan)
+    samples = []
+    for k in range(len(tiles)):
+        window = tiles.interior(k)
+        step = max(1, int(np.sqrt(tiles.side**2 / 20_000)))
+        part, lost = variance[window][::step, ::step], (flags[window][::step, ::step] & INVALID) != 0
+        good = part[~lost & np.isfinite(part) & (part > 0)]
+        if good.size < 20:
+            continue
+        level[k] = np.percentile(good, 30)
+        samples.append(good)
+    if not samples:
+        return np.ones(len(tiles))
+    whole = float(np.percentile(np.concatenate(samples), 30))
+    return np.sqrt(tiles.smooth(level) / whole)
+
+
+@dataclass
+class _Sums:
+    """What differs from tile to tile in the engine's results."""
+
+    psf: list[np.ndarray]
+    scale: list[np.ndarray]
+    notes: dict[str, Step]
+
+
+def subtract_tiles(
+    pair: Pair, values: TileValues, settings: SubtractConfig, backend: Backend, outputs: tuple[str, ...]
+) -> Difference:
+    """Difference the tiles of a pair as one stack, in batches that fit the memory, and paste their interiors.
+
+    Returns
+    -------
+    Difference
+        Maps (1, ny, nx); `psf` and `flux_scale` of the tile in the middle; `tiles` with those of all.
+    """
+    tiles = values.tiles
+    maps: dict[str, np.ndarray] = {}
+    sums = _Sums([], [], {})
+    waiting = list(_batches(tiles, backend))[::-1]
+    while waiting:
+        numbers = waiting.pop()
+        try:
+            result = _run(pair, values, numbers, settings, backend, outputs)
+        except MemoryError:
+            if len(numbers) == 1:
+                raise
+            half = len(numbers) // 2
+            waiting += [numbers[half:], numbers[:half]]
+            continue
+        for name in (*_MAPS, "mask"):
+            stack = getattr(result, name)
+            if stack is None:
+                continue
+            if name not in maps:
+                maps[name] = np.empty(tiles.shape, stack.dtype)
+            tiles.paste(stack, maps[name], numbers)
+        psf, scale = np.asarray(result.psf), np.ravel(result.flux_scale)
+        psf = psf[None] if psf.ndim == 2 else psf
+        sums.psf.append(np.broadcast_to(psf, (len(numbers), *psf.shape[1:])))
+        sums.scale.append(np.broadcast_to(scale, len(numbers)))
+        sums.notes |= {step.text: step for step in result.steps}
+    psfs, scales = np.concatenate(sums.psf), np.concatenate(sums.scale)
+    planes: dict[str, Any] = {name: plane[None] for name, plane in maps.items()}
+    return Difference(
+        **{"difference": None} | planes,
+        psf=psfs[tiles.middle],
+        flux_scale=scales[tiles.middle],
+        backend=backend.name,
+        steps=tuple(sums.notes.values()),
+        tiles=values.with_difference(psfs, scales),
+    )
+
+
+def _batches(tiles: Tiles, backend: Backend) -> Iterator[list[int]]:
+    """Yield the numbers of tiles to run together: what a quarter of the free memory holds, 16 at most."""
+    need = _FRAMES_PER_TILE * 4 * tiles.tile_shape[0] * tiles.tile_shape[1]
+    size = int(np.clip(backend.free_memory() // (4 * need), 1, _LARGEST_BATCH))
+    for start in range(0, len(tiles), size):
+        yield list(range(start, min(start + size, len(tiles))))
+
+
+def _run(
+    pair: Pair,
+    values: TileValues,
+    numbers: list[int],
+    settings: SubtractConfig,
+    backend: Backend,
+    outputs: tuple[str, ...],
+) -> Difference:
+    """Run the engine on some tiles."""
+    tiles, chosen = values.tiles, np.array(numbers)
+
+    def psf(stamps: np.ndarray) -> np.ndarray:
+        return stamps if len(stamps) == 1 else stamps[chosen]
+
+    return zogy(
+        tiles.cut(pair.science, numbers),
+        tiles.cut(pair.reference, numbers),
+        psf(values.psf_science),
+        psf(values.psf_reference),
+        values.sigma_science[chosen],
+        values.sigma_reference[chosen],
+        flux_science=1.0,
+        flux_reference=1 / values.flux_ratio[chosen],
+        variance_science=tiles.cut(pair.variance_science, numbers),
+        variance_reference=tiles.cut(pair.variance_reference, numbers),
+        mask=tiles.cut(pair.flags, numbers),
+        astrometric_error=values.astrometric_error[chosen],
+        flux_ratio_error=pair.relative_error,
+        outputs=outputs,
+        backend=backend,
+        dtype=settings.dtype,
+    )
