@@ -18,7 +18,7 @@ from astrid_gpu.ops.zogy_kernels import zogy_kernels
 from astrid_gpu.results import Difference, Step
 from astrid_gpu.tiles import Tiles, TileValues
 
-__all__ = ["Plan", "plan_tiles", "subtract_tiles"]
+__all__ = ["Plan", "choose_overlap", "noise_ratio", "plan_tiles", "subtract_tiles", "tile_values"]
 
 SIDE = 512
 """Interior of a tile where the reason is that something varies."""
