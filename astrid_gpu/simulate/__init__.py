@@ -1,4 +1,4 @@
-"""Synthetic fields with known truth: PSFs, scenes, exposures, pairs and sequences. NumPy only, seeded, no globals.
+"""Synthetic fields with known truth, and point sources into real images (`inject`). NumPy, seeded, no globals.
 
 >>> from astrid_gpu import simulate
 >>> field = simulate.pair(seed=1, shape=(128, 128), n_changes=2)
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from astrid_gpu.simulate.exposure import Exposure, Frame, expose, make_wcs, true_psf
 from astrid_gpu.simulate.files import write_fits, write_truth
+from astrid_gpu.simulate.inject import Injected, inject
 from astrid_gpu.simulate.pair import REFERENCE, SCIENCE, SimulatedPair, field, pair
 from astrid_gpu.simulate.profiles import PsfModel, psf, sersic_gaussians
 from astrid_gpu.simulate.render import draw_galaxies, draw_stars
@@ -26,6 +27,7 @@ __all__ = [
     "TRUTH_DTYPE",
     "Exposure",
     "Frame",
+    "Injected",
     "PsfModel",
     "Scene",
     "SimulatedPair",
@@ -34,6 +36,7 @@ __all__ = [
     "draw_stars",
     "expose",
     "field",
+    "inject",
     "light_curve",
     "make_wcs",
     "pair",

@@ -1,0 +1,91 @@
+"""Every collected pair of real exposures by every method, and what came out of it, as JSON.
+
+``python -m benchmarks.real_data [--only TEXT ...] [--methods NAME ...] [--merge] [--json FILE]``
+
+Each pair and method runs in a process of its own; one that fails is a row with its error, and the rest goes on. The
+file holds numbers only. ``python -m benchmarks.real_tables`` makes docs/real-data.md and its figure from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT, describe
+from benchmarks.real_pairs import all_pairs, data_folder
+from benchmarks.real_run import METHODS
+
+__all__ = ["SCHEMA", "elsewhere", "main"]
+
+SCHEMA = "astrid-gpu.real-data/1"
+TIMEOUT = 600
+
+
+def elsewhere(module: str, *arguments: str, timeout: float = TIMEOUT) -> dict[str, Any]:
+    """Run a module in a process of its own; return the JSON of its last line, or its error."""
+    head = dict(zip(("pair", "method"), arguments, strict=False))
+    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *arguments]
+    try:
+        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        return head | {"ok": False, "error": f"no answer within {timeout:g} s"}
+    lines = done.stdout.splitlines()
+    if done.returncode == 0 and lines:
+        found: dict[str, Any] = json.loads(lines[-1])
+        return found
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return head | {"ok": False, "error": f"exit {done.returncode}: {said[-1] if said else 'nothing said'}"}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, run, write."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[""], help="pairs whose name holds one of these")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--merge", action="store_true", help="keep what the file has of other pairs and methods")
+    parser.add_argument("--json", type=Path, default=ROOT / "out" / "real.json")
+    given = parser.parse_args(arguments)
+    data_folder()
+    old = json.loads(given.json.read_text(encoding="utf-8")) if given.merge and given.json.is_file() else {}
+    rows = {(r["pair"], r["method"]): r for r in old.get("runs", [])}
+    document = old | {"schema": SCHEMA, **describe("python -m benchmarks.real_data")}
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    for pair in all_pairs():
+        for method in given.methods:
+            if not any(text in pair.key for text in given.only):
+                continue
+            row = elsewhere("real_run", pair.key, method)
+            rows[pair.key, method] = row | {"commit": document["commit"]}
+            sys.stderr.write(_line(row) + "\n")
+            document["runs"] = list(rows.values())
+            given.json.write_text(json.dumps(rounded(document), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _line(row: dict[str, Any]) -> str:
+    """Return one run in one line, for who waits."""
+    head = f"{row['pair']:<28} {row['method']:<12}"
+    if not row["ok"]:
+        return f"{head} {row['error']}"
+    kinds = ", ".join(f"{n} {kind}" for kind, n in row["classes"].items() if n)
+    return (f"{head} width {row['width_raw']:.2f} sky {row['width_sky']:.2f} stars {row['width_sources']:.2f} "
+            f"tail {row['tail']:.0f} {row['candidates']:>4} candidates: {kinds}")  # fmt: skip
+
+
+def rounded(value: Any) -> Any:
+    """Return JSON with five significant digits: more are noise."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}") if value == value and abs(value) != float("inf") else None
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
