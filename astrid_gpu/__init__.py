@@ -42,7 +42,7 @@ _PUBLIC = {
     "write_dataset": "astrid_gpu.dataset",
     "zogy": "astrid_gpu.engine.zogy",
 }
-_SUBPACKAGES = ("backends", "errors", "flags", "simulate")
+_SUBPACKAGES = ("acquire", "backends", "errors", "flags", "simulate")
 
 __all__ = [*sorted(_PUBLIC), *_SUBPACKAGES]
 

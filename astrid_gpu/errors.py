@@ -20,6 +20,8 @@ Messages name what was given, what is allowed and what to do.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "AcquisitionError",
     "AlignmentError",
@@ -77,7 +79,31 @@ class AlignmentError(AstridGpuError):
 
 
 class AcquisitionError(AstridGpuError, OSError):
-    """An archive refused, or a download failed."""
+    """An archive refused, or a download failed.
+
+    Attributes
+    ----------
+    url : str
+        What was asked for, secrets removed; empty if it is not about one address.
+    status : int or None
+        The HTTP status, if the service answered.
+    failures : tuple of (str, str)
+        Name and reason of each file that could not be had, where several were asked for.
+    paths : tuple
+        The files of the same call that did arrive.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        url: str = "",
+        status: int | None = None,
+        failures: tuple[tuple[str, str], ...] = (),
+        paths: tuple[Any, ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.url, self.status, self.failures, self.paths = url, status, failures, paths
 
 
 class DatasetError(AstridGpuError):

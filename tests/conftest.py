@@ -16,6 +16,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, default=20161020, help="seed of the rng fixture")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of live services run only where somebody asks for them: ``pytest -m remote``."""
+    if "remote" not in config.getoption("-m"):
+        kept = [item for item in items if item.get_closest_marker("remote") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept
+
+
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A generator seeded by --seed; the seed is printed when a test fails."""

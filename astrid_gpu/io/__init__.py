@@ -10,6 +10,7 @@ from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.io.psf_files import psf_from_stamp, read_psf
 from astrid_gpu.io.psfex import PsfexModel, read_psfex
 from astrid_gpu.io.tables import candidates_table, write_candidates
+from astrid_gpu.io.whole import check_fits
 from astrid_gpu.ops.psf_stamps import fwhm_of
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "as_image",
     "atomic_path",
     "candidates_table",
+    "check_fits",
     "difference_hdulist",
     "fwhm_of",
     "psf_from_stamp",

@@ -1,0 +1,109 @@
+"""Bytes off the wire, and the words for what can go wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from astrid_gpu.acquire.limits import Clock, Policy
+from astrid_gpu.acquire.secrets import redact
+from astrid_gpu.errors import AcquisitionError
+
+__all__ = ["Fault", "failure", "network_words", "read_blocks", "read_body"]
+
+_BLOCK = 1 << 16
+
+
+class Fault(Exception):  # noqa: N818  (an attempt that failed is no error yet)
+    """One attempt failed in a way that another may not.
+
+    `wait` is what the service asked for, in seconds; `progressed` says that the attempt brought a good part of a file
+    nevertheless and is not to be counted.
+    """
+
+    def __init__(
+        self, reason: str, *, status: int | None = None, wait: float | None = None, progressed: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.reason, self.status, self.wait, self.progressed = reason, status, wait, progressed
+
+
+def failure(url: str, reason: object, *, service: str = "", status: int | None = None) -> AcquisitionError:
+    """Return the error about `url`: service, reason and address, secrets removed."""
+    address = redact(url)
+    try:
+        who = service or urlsplit(address).hostname or "the service"
+    except ValueError:
+        who = "the service"
+    return AcquisitionError(f"{who}: {redact(reason)} [{address}]", url=address, status=status)
+
+
+def network_words(error: Exception) -> str:
+    """Return why a connection failed, without the layers of libraries around it."""
+    import requests
+
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return "no connection within the time-out"
+    if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
+        return "no answer within the time-out"
+    inner: Any = error.args[0] if error.args else error
+    inner = getattr(inner, "reason", None) or inner
+    said = str(inner)
+    said = said.split(": ", 1)[1] if said.startswith(("<", "HTTPConnection", "HTTPSConnection")) else said
+    return redact(f"the connection failed ({said or type(error).__name__})")
+
+
+def read_blocks(answer: Any, policy: Policy, clock: Clock) -> Iterator[bytes]:
+    """Yield the bytes of a streamed answer as they come, undecoded; a slow drip or a break is a `Fault`."""
+    import urllib3
+
+    window_start, window_bytes = clock.now(), 0
+    while True:
+        try:
+            block = answer.raw.read1(_BLOCK)
+        except urllib3.exceptions.ReadTimeoutError:
+            msg = f"no byte came for {policy.read_timeout:g} s"
+            raise Fault(msg) from None
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            if "IncompleteRead" in str(error):
+                msg = "the connection ended early"
+                raise Fault(msg) from None
+            msg = f"the transfer broke off ({redact(error)})"
+            raise Fault(msg) from None
+        if not block:
+            return
+        yield block
+        window_bytes += len(block)
+        passed = clock.now() - window_start
+        if passed >= policy.stall_timeout:
+            if window_bytes < policy.least_rate * passed:
+                msg = f"the transfer stalled: {window_bytes} bytes in {passed:.0f} s"
+                raise Fault(msg)
+            window_start, window_bytes = clock.now(), 0
+
+
+def read_body(answer: Any, policy: Policy, clock: Clock, service: str) -> None:
+    """Read the whole body of an answer into memory, its promised length checked, and decode it."""
+    blocks, total = [], 0
+    for block in read_blocks(answer, policy, clock):
+        blocks.append(block)
+        total += len(block)
+        if total > policy.largest_answer:
+            msg = f"the answer is larger than Policy(largest_answer={policy.largest_answer}) bytes; ask for less"
+            raise failure(answer.url, msg, service=service)
+    promised = answer.headers.get("Content-Length", "")
+    if promised.isdigit() and int(promised) > total:
+        msg = f"the answer broke off: {total} of {promised} bytes came"
+        raise Fault(msg)
+    body = b"".join(blocks)
+    encoding = answer.headers.get("Content-Encoding", "").lower()
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        import zlib
+
+        try:
+            body = zlib.decompressobj(47 if "gzip" in encoding else 15).decompress(body, policy.largest_answer)
+        except zlib.error as error:
+            msg = f"the answer cannot be unpacked ({error})"
+            raise failure(answer.url, msg, service=service) from None
+    answer._content, answer._content_consumed = body, True
