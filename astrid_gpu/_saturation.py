@@ -6,7 +6,7 @@ import numpy as np
 
 from astrid_gpu._host_ops import host_op
 from astrid_gpu.image import Image
-from astrid_gpu.ops.mask import dilate
+from astrid_gpu.ops.mask import connected, dilate
 from astrid_gpu.ops.noise import median_sigma
 from astrid_gpu.results import Step
 
@@ -41,7 +41,7 @@ def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
     if level is not None:
         seeds = raw >= level
         floor = image.background_level + 0.9 * (level - image.background_level)
-        mask |= _connected(seeds, raw >= floor)
+        mask |= _grown(seeds, raw >= floor)
     n = int(np.count_nonzero(mask & finite))
     at = f"at {level:.6g} ({origin})" if level is not None else "(no level in the header, no pile-up at the top)"
     text = f"{image.name}: {n} saturated pixels {at}, {finite.size - np.count_nonzero(finite)} not finite"
@@ -83,17 +83,6 @@ def _pile_up(values: np.ndarray) -> tuple[float | None, str]:
     return None, "none"
 
 
-def _connected(seeds: np.ndarray, high: np.ndarray) -> np.ndarray:
+def _grown(seeds: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return the connected parts of `high` that hold a seed, grown by one pixel."""
-    if not seeds.any():
-        return seeds
-    from scipy.ndimage import label
-
-    parts, n = label(high | seeds, np.ones((3, 3)))
-    places = np.flatnonzero(parts)
-    number = parts.ravel()[places]
-    seeded = np.zeros(n + 1, bool)
-    seeded[parts[seeds]] = True
-    found = np.zeros(seeds.shape, bool)
-    found.ravel()[places[seeded[number]]] = True
-    return host_op("dilate", dilate)(found, 1)
+    return host_op("dilate", dilate)(connected(seeds, high), 1) if seeds.any() else seeds

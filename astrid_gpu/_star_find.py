@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from astrid_gpu._host_ops import host_op
+from astrid_gpu.ops.mask import places_of
 from astrid_gpu.ops.noise import smooth_good
 
 __all__ = ["Stars", "find_stars"]
@@ -92,8 +93,6 @@ def _none(fwhm: float | None) -> Stars:
 
 def _flatten(data: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, float]:
     """Subtract a coarse clipped-median sky, put 0 in bad pixels; also the rms of the sky from absolute deviations."""
-    from scipy import ndimage
-
     ny, nx = data.shape
     box = max(16, min(64, min(ny, nx) // 2), min(ny, nx) // 20)
     counts = [max(1, round(n / box)) for n in (ny, nx)]
@@ -106,13 +105,23 @@ def _flatten(data: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, float]:
             if values.size >= 20:
                 mesh[j, i] = _clipped_median(values)
     mesh = np.where(np.isfinite(mesh), mesh, np.nanmedian(mesh)) if np.isfinite(mesh).any() else np.zeros(counts)
-    mesh = ndimage.median_filter(mesh, 3, mode="nearest")
+    around = np.lib.stride_tricks.sliding_window_view(np.pad(mesh, 1, mode="edge"), (3, 3))
+    mesh = np.median(around, axis=(2, 3))
     centres = [(edge[1:] + edge[:-1] - 1) / 2 for edge in edges]
     rows, columns = (np.interp(np.arange(n), c, np.arange(c.size)) for n, c in zip((ny, nx), centres, strict=True))
-    kind = data.dtype if data.dtype.kind == "f" else np.dtype(np.float64)
-    sky = _between(_between(mesh, rows).T, columns).T.astype(kind)
-    flat = np.where(bad, kind.type(0), data - sky)
+    flat = _less(data, bad, _between(mesh.T, columns).T, rows)
     return flat, _spread(_good_part(flat, bad))
+
+
+def _less(data: np.ndarray, bad: np.ndarray, lines: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Subtract a sky given at some rows, at `rows` in between, and put 0 in bad pixels; some rows at a time."""
+    kind = data.dtype if data.dtype.kind == "f" else np.dtype(np.float64)
+    flat = np.empty(data.shape, kind)
+    for first in range(0, len(rows), 32):
+        part = slice(first, first + 32)
+        np.subtract(data[part], _between(lines, rows[part]).astype(kind), out=flat[part])
+        np.copyto(flat[part], 0, where=bad[part])
+    return flat
 
 
 def _good_part(image: np.ndarray, bad: np.ndarray, most: int = 200_000) -> np.ndarray:
@@ -157,7 +166,7 @@ def _peaks(flat: np.ndarray, bad: np.ndarray, sigma: float, limit: int) -> tuple
     middle, spread = np.median(values), _spread(values)
     radius, margin = max(2, round(1.5 * sigma)), max(2, round(2 * sigma))
     inner = smooth[margin:-margin, margin:-margin]
-    y, x = (index + margin for index in np.nonzero(inner > middle + _DETECTION * spread))
+    y, x = (index + margin for index in places_of(inner > middle + _DETECTION * spread))
     y, x = _highest(smooth, y, x, radius)
     if bad.any():
         near = max(1, round(1.2 * sigma))

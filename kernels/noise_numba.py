@@ -68,12 +68,45 @@ def _across(line, nx, taps, out):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
-def _smooth_row(image, bad, y, taps, least, lines, out):  # noqa: ANN001, ANN202
+def _down_all(image, y, taps, value):  # noqa: ANN001, ANN202
+    """`_down` where every pixel in reach is good: without their number."""
+    ny, nx = image.shape
+    pad = (value.size - nx) // 2
+    v = value[pad : pad + nx]
+    v[:] = 0
+    for k in range(1 - taps.size, taps.size):
+        t, d = taps[abs(k)], image[min(max(y + k, 0), ny - 1)]
+        for x in range(nx):
+            v[x] += t * d[x]
+
+
+@nb.njit(cache=True, nogil=True)
+def _rows_with_bad(bad, first, last):  # noqa: ANN001, ANN202
+    """Return how many of the rows before each one, from `first` on, have a bad pixel."""
+    count = np.zeros(last - first + 1, np.int64)
+    for k in range(last - first):
+        found = np.uint8(0)
+        for value in bad[first + k]:
+            found |= np.uint8(value)
+        count[k + 1] = count[k] + (found != 0)
+    return count
+
+
+@nb.njit(cache=True, nogil=True, fastmath=_FAST)
+def _smooth_row(image, bad, y, clean, taps, least, lines, out):  # noqa: ANN001, ANN202
+    """Write a smoothed row; `clean` tells that no pixel in reach is bad: then the weights are those of any such row."""
     nx = image.shape[1]
-    _down(image, bad, y, taps, lines[0], lines[1])
-    _across(lines[0], nx, taps, out)
     share = lines[2, :nx]
-    _across(lines[1], nx, taps, share)
+    if clean:
+        _down_all(image, y, taps, lines[0])
+        total = taps[0]
+        for k in range(1, taps.size):
+            total += 2 * taps[k]
+        share[:] = total * total
+    else:
+        _down(image, bad, y, taps, lines[0], lines[1])
+        _across(lines[1], nx, taps, share)
+    _across(lines[0], nx, taps, out)
     for x in range(nx):
         out[x] /= max(share[x], least)
 
@@ -81,8 +114,12 @@ def _smooth_row(image, bad, y, taps, least, lines, out):  # noqa: ANN001, ANN202
 @nb.njit(cache=True, nogil=True)
 def _smooth(image, bad, taps, least, first, last, out):  # noqa: ANN001, ANN202
     lines = np.empty((3, image.shape[1] + 2 * (taps.size - 1)), image.dtype)
+    reach = taps.size - 1
+    low, end = max(0, first - reach), len(bad)
+    lost = _rows_with_bad(bad, low, min(end, last + reach))
     for y in range(first, last):
-        _smooth_row(image, bad, y, taps, least, lines, out[y])
+        clean = lost[min(end, y + reach + 1) - low] == lost[max(0, y - reach) - low]
+        _smooth_row(image, bad, y, clean, taps, least, lines, out[y])
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -108,9 +145,12 @@ def _variance_row(signal, bad, sigma, scale, per_count, smooth, out):  # noqa: A
 def _variance(signal, bad, sigma, scale, per_count, taps, first, last, out):  # noqa: ANN001, ANN202
     lines = np.empty((3, signal.shape[1] + 2 * (taps.size - 1)), signal.dtype)
     smooth = np.empty(signal.shape[1], signal.dtype)
-    least = scale[3]
+    least, reach = scale[3], taps.size - 1
+    low, end = max(0, first - reach), len(bad)
+    lost = _rows_with_bad(bad, low, min(end, last + reach))
     for y in range(first, last):
-        _smooth_row(signal, bad, y, taps, least, lines, smooth)
+        clean = lost[min(end, y + reach + 1) - low] == lost[max(0, y - reach) - low]
+        _smooth_row(signal, bad, y, clean, taps, least, lines, smooth)
         _variance_row(signal[y], bad[y], sigma[y], scale, per_count, smooth, out[y])
 
 

@@ -151,7 +151,7 @@ def reach_flags(backend: Backend, flags: Any, radius: int, clean: bool = False) 
     invalid = None if clean else (flags & INVALID) != 0
     flags = flags.copy()
     if invalid is not None and bool(invalid.any()):
-        near = dilate(invalid, radius, xp=xp) & ~invalid
+        near = _grow(backend, invalid, radius) & ~invalid
         flags |= xp.where(near, xp.uint8(int(PixelFlag.NEAR_BAD)), xp.uint8(0))
     ny, nx = flags.shape[1:]
     edge = xp.uint8(int(PixelFlag.EDGE))
@@ -164,3 +164,11 @@ def reach_flags(backend: Backend, flags: Any, radius: int, clean: bool = False) 
     ):
         flags[part] |= edge
     return flags
+
+
+def _grow(backend: Backend, masks: Any, radius: int) -> Any:
+    """Return each mask grown into squares."""
+    fused = backend.ops.get("dilate")
+    return (
+        dilate(masks, radius, xp=backend.xp) if fused is None else backend.xp.stack([fused(m, radius) for m in masks])
+    )

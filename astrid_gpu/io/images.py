@@ -175,6 +175,8 @@ def _linearise_ps1(header: Any, data: np.ndarray, facts: HeaderFacts) -> None:
 
 def celestial_wcs(header: Any, hdus: Any, facts: HeaderFacts) -> Any:
     """Return the celestial WCS, or None: absent ones silently, broken ones with a note."""
+    if not any(key.startswith("CTYPE") for key in header):
+        return None  # no axis is said to be of the sky
     from astropy.wcs import WCS
 
     with silent():

@@ -47,14 +47,26 @@ class LineFit(NamedTuple):
 
 def cut_windows(image: np.ndarray, y: np.ndarray, x: np.ndarray, half: int, fill: float = 0.0) -> np.ndarray:
     """Return the windows of side 2 `half` + 1 centred on integer pixels, shape (m, side, side), `fill` outside."""
-    side = np.arange(-half, half + 1)
-    rows, columns = y[:, None] + side, x[:, None] + side
-    windows = image[np.clip(rows, 0, image.shape[0] - 1)[:, :, None], np.clip(columns, 0, image.shape[1] - 1)[:, None]]
-    down, across = ((index < 0) | (index >= n) for index, n in zip((rows, columns), image.shape, strict=True))
-    cut = np.flatnonzero(down.any(axis=1) | across.any(axis=1))  # those that reach over an edge
-    if cut.size:
-        windows[cut] = np.where(down[cut][:, :, None] | across[cut][:, None], fill, windows[cut])
+    size = 2 * half + 1
+    if min(image.shape) >= size:  # whole windows by their rows, which lie together
+        all_windows = np.lib.stride_tricks.sliding_window_view(image, (size, size))
+        inner = [np.clip(place - half, 0, n - size) for place, n in zip((y, x), image.shape, strict=True)]
+        windows = all_windows[inner[0], inner[1]]
+        cut = np.flatnonzero((inner[0] != y - half) | (inner[1] != x - half))
+    else:
+        windows, cut = np.empty((len(y), size, size), image.dtype), np.arange(len(y))
+    if cut.size:  # those that reach over an edge
+        windows[cut] = _cut_at_edge(image, y[cut], x[cut], half, fill)
     return windows
+
+
+def _cut_at_edge(image: np.ndarray, y: np.ndarray, x: np.ndarray, half: int, fill: float) -> np.ndarray:
+    """Return windows pixel by pixel, `fill` outside the image."""
+    side = np.arange(-half, half + 1)
+    places = [(axis[:, None] + side, n) for axis, n in zip((y, x), image.shape, strict=True)]
+    rows, columns = (np.clip(index, 0, n - 1) for index, n in places)
+    down, across = ((index < 0) | (index >= n) for index, n in places)
+    return np.where(down[:, :, None] | across[:, None], fill, image[rows[:, :, None], columns[:, None]])
 
 
 def _good_windows(image: np.ndarray, holes: np.ndarray, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["border", "dilate"]
+__all__ = ["border", "connected", "dilate", "places_of"]
 
 
 def dilate(mask: Any, radius: int, *, xp: Any = np) -> Any:
@@ -49,3 +49,39 @@ def border(shape: tuple[int, int], width: int, *, xp: Any = np) -> Any:
     if 2 * width < min(shape):
         edge[width : shape[0] - width, width : shape[1] - width] = False
     return edge
+
+
+def places_of(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (y, x) of the True pixels in raster order: `numpy.nonzero`, several times sooner where they are few."""
+    y, x = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return y, x
+
+
+def connected(seeds: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the parts of `high` and `seeds` together, connected across sides and corners, that hold a seed.
+
+    Parameters
+    ----------
+    seeds, high : bool array, shape (ny, nx)
+
+    Returns
+    -------
+    bool array, shape (ny, nx)
+        Grown from the seeds ring by ring: costs a look at each pixel of the parts, not a labelling of the frame.
+    """
+    ny, nx = high.shape
+    found = seeds.copy()
+    flat, allowed = found.ravel(), np.ascontiguousarray(high).ravel()
+    rim = np.flatnonzero(flat)
+    while rim.size:
+        y, x = np.divmod(rim, nx)
+        ring = [
+            (rim + j * nx + i)[(y + j >= 0) & (y + j < ny) & (x + i >= 0) & (x + i < nx)]
+            for j in (-1, 0, 1)
+            for i in (-1, 0, 1)
+            if j or i
+        ]
+        near = np.concatenate(ring)
+        rim = np.unique(near[allowed[near] & ~flat[near]])
+        flat[rim] = True
+    return found

@@ -35,6 +35,20 @@ def test_smooth_good(rng, shape, width, dtype):
     np.testing.assert_allclose(got, wanted, atol=ROUNDING[image.dtype] * largest, rtol=0)
 
 
+@pytest.mark.parametrize("rows", [[], [0], [299], [127, 128], [20, 150, 151]])
+def test_rows_without_bad_pixels(rng, rows):
+    """They go a shorter way, up to and from the rows in whose reach a bad pixel is."""
+    image = rng.normal(0, 3, (300, 41)).astype(np.float32)
+    bad = np.zeros(image.shape, bool)
+    bad[rows, 17] = True
+    image[bad] = np.nan
+    largest = np.nanmax(np.abs(image))
+    got, wanted = (f(image, bad, 2.1, 0.1) for f in (OPS["smooth_good"], noise_ops.smooth_good))
+    np.testing.assert_allclose(got, wanted, atol=ROUNDING[image.dtype] * largest, rtol=0)
+    got, wanted = (f(image, 3.0, 1.6, bad) for f in (OPS["source_variance"], noise_ops.source_variance))
+    np.testing.assert_allclose(got, wanted, rtol=8 * ROUNDING[image.dtype])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (61, 67), (300, 41)])
 def test_source_variance(rng, shape, dtype):
