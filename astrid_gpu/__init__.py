@@ -33,6 +33,7 @@ _PUBLIC = {
     "measure_psf": "astrid_gpu.psf",
     "PSF": "astrid_gpu.image",
     "PSFModel": "astrid_gpu.image",
+    "quality": "astrid_gpu.quality",
     "read_image": "astrid_gpu.io",
     "read_psfex": "astrid_gpu.io",
     "register_backend": "astrid_gpu.backends",

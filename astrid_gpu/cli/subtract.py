@@ -106,7 +106,7 @@ def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
     if args.json:
         sys.stdout.write(json.dumps(_summary(result)) + "\n")
     else:
-        sys.stdout.write(f"{result.candidates!r}\n")
+        sys.stdout.write(f"{result.candidates!r}\nquality {result.quality.line()}\n")
         sys.stdout.write("".join(f"wrote {path}\n" for path in result.files.values()))
     return 0
 
@@ -133,7 +133,7 @@ def _several(args: argparse.Namespace, options: dict[str, Any]) -> int:
             sys.stdout.write(json.dumps(row) + "\n")
         elif not isinstance(result, AstridGpuError):
             folder = Path(result.files["summary.json"]).parent
-            sys.stdout.write(f"{path}: {len(result.candidates)} candidates, {folder}\n")
+            sys.stdout.write(f"{path}: {len(result.candidates)} candidates, {result.quality.verdict}, {folder}\n")
     return 1 if failed else 0
 
 

@@ -22,6 +22,7 @@ from astrid_gpu.dataset import write_dataset
 from astrid_gpu.detect import detect
 from astrid_gpu.flags import decode
 from astrid_gpu.io import atomic_path, read_image
+from astrid_gpu.quality import Quality, quality
 from astrid_gpu.report.elsewhere import Draughtsman
 from astrid_gpu.report.summary import Page, draw_page, summary_page
 from astrid_gpu.results import Candidates, Difference
@@ -33,11 +34,12 @@ __all__ = ["PairRun", "jsonable", "run_pair", "write_results"]
 
 @dataclass(frozen=True)
 class PairRun:
-    """What `run_pair` made: the difference, its candidates, the files by name, and where the time went."""
+    """What `run_pair` made: the difference, its candidates, the files by name, how good it is, where the time went."""
 
     difference: Difference
     candidates: Candidates
     files: dict[str, Path]
+    quality: Quality
     profile: Profile = field(default_factory=Profile)
 
 
@@ -97,15 +99,18 @@ def run_pair(
         with profile.stage("detection"):
             candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
         profile.tell(f"{len(candidates)} candidates beyond {finding.threshold:g} sigma by {finding.extractor}")
+        with profile.stage("quality"):
+            verdict = quality(diff, candidates)
+        profile.tell(f"{verdict.verdict}, {len(verdict.checks)} checks")
         files = write_results(
             diff, candidates, output, size=finding.size, extensions=extensions, profile=profile, draughtsman=draughtsman
         )
     finally:
         draughtsman.cancel()
     diff.metrics["profile"] = profile.seconds()
-    files["summary.json"] = _write_summary(diff, candidates, settings, finding, Path(output), files)
+    files["summary.json"] = _write_summary(diff, candidates, verdict, settings, finding, Path(output), files)
     profile.stop()
-    return PairRun(diff, candidates, files, profile)
+    return PairRun(diff, candidates, files, verdict, profile)
 
 
 def _told(diff: Difference) -> dict[str, str]:
@@ -187,6 +192,7 @@ def _write_tables(diff: Difference, candidates: Candidates, folder: Path, size: 
 def _write_summary(
     diff: Difference,
     candidates: Candidates,
+    verdict: Quality,
     settings: SubtractConfig,
     finding: DetectConfig,
     folder: Path,
@@ -201,6 +207,7 @@ def _write_summary(
         "method": diff.method,
         "config": {"subtract": to_mapping(settings), "detect": to_mapping(finding)},
         "metrics": diff.metrics,
+        "quality": verdict.to_dict(),
         "steps": [{"stage": s.stage, "text": s.text, "values": s.values} for s in diff.steps],
         "n_candidates": len(candidates),
         "n_unflagged": int(np.sum(candidates["flags"] == 0)),

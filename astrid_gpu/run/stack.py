@@ -11,6 +11,7 @@ from astrid_gpu.config import DetectConfig, SubtractConfig
 from astrid_gpu.detect import detect
 from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.io import read_image
+from astrid_gpu.quality import quality
 from astrid_gpu.results import Difference
 from astrid_gpu.run.pair import PairRun, _write_summary, write_results
 from astrid_gpu.run.profile import Profile
@@ -81,11 +82,13 @@ def _write(
     profile.split(diff.metrics["profile"], {})
     with profile.stage("detection"):
         candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
+    with profile.stage("quality"):
+        verdict = quality(diff, candidates)
     files = write_results(diff, candidates, folder, size=finding.size, extensions=extensions, profile=profile)
     diff.metrics["profile"] = profile.seconds()
-    files["summary.json"] = _write_summary(diff, candidates, settings, finding, folder, files)
+    files["summary.json"] = _write_summary(diff, candidates, verdict, settings, finding, folder, files)
     profile.stop()
-    return PairRun(diff, candidates, files, profile)
+    return PairRun(diff, candidates, files, verdict, profile)
 
 
 def _folders(paths: Sequence[str | Path]) -> list[str]:
