@@ -18,7 +18,7 @@ from astrid_gpu.flags import PixelFlag
 from astrid_gpu.ops.mask import dilate
 from astrid_gpu.ops.resample import resample
 
-__all__ = ["REACH", "Slopes", "cardinal", "fill", "fill_error", "lookup", "nearest_flag", "offsets", "touched"]
+__all__ = ["REACH", "Slopes", "cardinal", "fill", "fill_error", "lookup", "offsets", "spoilt_bits", "touched"]
 
 REACH = 6  # px; the cardinal quintic spline is below 0.7 % beyond
 
@@ -27,6 +27,7 @@ Slopes = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 _SHARE = 0.25  # largest absolute weight of guesses
 _LEAK = 1.0  # sigma; largest error they may bring
 _LOUD = 4.0  # sigma; guesses better than this can do harm only to the four pixels around them: |h| < 0.25 elsewhere
+_LEAK_REACH = {"nearest": 1, "bilinear": 1, "lanczos3": 3}  # px; taps each way in which an error may come through
 _STEPS = 32  # entries a pixel in the tables of the kernel
 
 
@@ -35,18 +36,19 @@ def offsets(splits: int) -> np.ndarray:
     return (np.arange(splits) + 0.5) / splits - 0.5
 
 
-@lru_cache(maxsize=8)
-def cardinal(degree: int, *, signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Tables of |h(t)| (or h) of the cardinal spline at t = 0, 1/32, ... and the tail: sum over k >= 0 of h(t + k)."""
-    from scipy import ndimage
+@lru_cache(maxsize=16)
+def cardinal(kernel: str, *, signed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Tables of |h(t)| (or h) of a kernel of `ops.resample` at t = 0, 1/32, ...; and the tails, h(t) + h(t + 1) + ...
 
-    size = 4 * REACH + 1
-    delta = np.zeros(size)
-    delta[size // 2] = 1.0
-    if degree > 1:
-        delta = ndimage.spline_filter1d(delta, degree, mode="mirror")
+    Of a spline h is the cardinal one: what a single pixel of 1 becomes.
+    """
     t = np.arange(0, 2 * REACH, 1 / _STEPS)
-    h = ndimage.map_coordinates(delta, [size // 2 + t], order=degree, prefilter=False, mode="mirror")
+    if kernel == "nearest":
+        # Half-way between two pixels either may be it; its one tap is always within the frame.
+        return np.where(t < 0.5, 1.0, np.where(t == 0.5, np.sqrt(0.5) if signed else 1.0, 0.0)), np.zeros_like(t)
+    line = np.zeros((1, 1, 4 * REACH + 1))
+    line[..., line.shape[2] // 2] = 1.0
+    h = resample(line, np.zeros((1, t.size)), line.shape[2] // 2 + t[None], kernel)[0, 0]
     h = h if signed else np.abs(h)
     tail = np.zeros_like(h)
     for k in range(0, h.size, _STEPS):
@@ -140,7 +142,7 @@ def fill_error(filled: np.ndarray, bad: np.ndarray, variance: np.ndarray | None)
 
 
 def touched(
-    error: np.ndarray, bad: np.ndarray, maps: Coordinates, slopes: Slopes | None, kernel: tuple[int, int]
+    error: np.ndarray, bad: np.ndarray, maps: Coordinates, slopes: Slopes | None, kernel: tuple[str, int]
 ) -> np.ndarray:
     """Return which target pixels the fills spoil.
 
@@ -154,8 +156,8 @@ def touched(
         Source position of every target pixel; where it lies outside of the source the answer does not matter.
     slopes : four arrays or None
         Derivatives of the maps; not asked for if there are no sub-pixels.
-    kernel : (int, int)
-        Degree of the spline and sub-pixels a side.
+    kernel : (str, int)
+        Its name in `ops.resample` and sub-pixels a side.
 
     Returns
     -------
@@ -165,9 +167,9 @@ def touched(
     out = np.zeros(maps[0].shape, bool)
     if not bad.any():
         return out
-    degree, splits = kernel
+    name, splits = kernel
     loud = np.where(error > _LOUD, error, 0).astype(np.float32)
-    for plane, reach, limit in ((bad.astype(np.float32), 1, _SHARE), (loud, 1 if degree == 1 else 5, _LEAK)):
+    for plane, reach, limit in ((bad.astype(np.float32), 1, _SHARE), (loud, _LEAK_REACH.get(name, 5), _LEAK)):
         if not plane.any():
             continue
         border = reach + splits + 1
@@ -183,7 +185,7 @@ def touched(
             for a in offsets(splits):
                 sy = np.clip(y + b * yy + a * yx, -1, bad.shape[0]) + border
                 sx = np.clip(x + b * xy + a * xx, -1, bad.shape[1]) + border
-                _add_taps(weight, padded, (sy, sx), cardinal(degree)[0], reach)
+                _add_taps(weight, padded, (sy, sx), cardinal(name)[0], reach)
         out[candidates] = weight > limit * splits**2
     return out
 
@@ -210,7 +212,45 @@ def _add_taps(weight: np.ndarray, padded: np.ndarray, places: Coordinates, table
             weight[hit] += value[hit] * lookup(table, dy) * lookup(table, dx)
 
 
-def nearest_flag(mask: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, reach: int) -> np.ndarray:
+def spoilt_bits(
+    mask: np.ndarray,
+    error: np.ndarray,
+    bad: np.ndarray,
+    spoilt: np.ndarray,
+    maps: Coordinates,
+    slopes: Slopes | None,
+    kernel: tuple[str, int],
+) -> np.ndarray:
+    """Return the bits of each spoilt target pixel: the nearest bad pixel's, and each bit that spoils it by itself.
+
+    Parameters
+    ----------
+    mask : array of integers, shape (ny, nx)
+        Of the source, nonzero under `bad`.
+    error, bad, maps, slopes, kernel :
+        As `touched` takes them.
+    spoilt : array of bool, shape of the maps
+        What `touched` returned for all bad pixels.
+
+    Returns
+    -------
+    array, shape (n,), dtype of `mask`, for the n pixels of `spoilt`
+    """
+    y, x = maps[0][spoilt], maps[1][spoilt]
+    bits = _nearest_flag(mask, bad, y, x, REACH + kernel[1])
+    kinds = np.unique(mask[bad])
+    union = int(np.bitwise_or.reduce(kinds)) if kinds.size else 0
+    for bit in (1 << k for k in range(max(union, 0).bit_length())):
+        # A bit that every bad pixel has is in the nearest one's already.
+        if kinds.size < 2 or not union & bit or np.all(kinds & bit):
+            continue
+        mine = bad & (mask & bit != 0)
+        there = touched(np.where(mine, error, 0), mine, maps, slopes, kernel)[spoilt]
+        bits[there] |= bit
+    return bits
+
+
+def _nearest_flag(mask: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, reach: int) -> np.ndarray:
     """Return the bits of the bad pixel nearest to each position, BAD_SCIENCE if it has none or none is in reach."""
     bits = np.full(y.size, PixelFlag.BAD_SCIENCE, mask.dtype)
     rows = np.clip(np.rint(y), 0, mask.shape[0] - 1).astype(np.int64)

@@ -181,6 +181,8 @@ class PairPreparer:
             "sigma_science": float(sci.sigma),
             "sigma_reference": float(sigma_r),
             "noise_factor": float(matched.factor),
+            "pixel_noise_factor": float(aligned.noise_factor),
+            "map_error": float(aligned.map_error),
             "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
@@ -228,13 +230,20 @@ def _noise_step(factor: float, found: float) -> Step:
 
 def _to_one_grid(sci: Exposure, ref: Exposure, config: SubtractConfig) -> tuple[Exposure, Aligned, float, list[Step]]:
     """Bring the reference to the science grid, or the reverse; return both, the reference's sigma and the steps."""
+    how: dict[str, Any] = {
+        "method": config.align,
+        "kernel": config.kernel,
+        "min_overlap": config.min_overlap,
+        "backend": config.backend,
+    }
     if config.grid == "science":
-        aligned = align(ref.image, sci.image, method=config.align)
+        aligned = align(ref.image, sci.image, **how)
         return sci, aligned, scaled_sigma(ref, aligned), aligned.steps
-    moved = align(sci.image, ref.image, method=config.align)
+    moved = align(sci.image, ref.image, **how)
     here = replace(sci, image=moved.image, sigma=scaled_sigma(sci, moved))
     aligned = align(ref.image, moved.image, method="none")
-    return here, replace(aligned, footprint=moved.footprint, scatter=moved.scatter), ref.sigma, moved.steps
+    carried = {name: getattr(moved, name) for name in ("footprint", "scatter", "map_error", "noise_factor")}
+    return here, replace(aligned, **carried), ref.sigma, moved.steps
 
 
 def _ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:

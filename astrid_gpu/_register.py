@@ -40,6 +40,8 @@ class Options:
     max_stars: int
     tolerance: float
     kernel: str
+    min_overlap: float = 0.0
+    backend: Any = "auto"
 
 
 @dataclass(frozen=True)

@@ -7,24 +7,37 @@ the cubic spline 2.1, 1.3, 0.4 %. Coarser target pixels are the mean over sub-pi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from astrid_gpu._defects import REACH, Slopes, cardinal, fill, fill_error, lookup, nearest_flag, offsets, touched
+from astrid_gpu._defects import REACH, Slopes, cardinal, fill, fill_error, lookup, offsets, spoilt_bits, touched
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._noise import median_of
 from astrid_gpu._pixel_map import Coordinates
+from astrid_gpu.backends import Backend, get_backend
 from astrid_gpu.flags import PixelFlag
 from astrid_gpu.ops import resample as resample_ops
 
 __all__ = ["KERNELS", "Warped", "shift_image", "warp_image", "warp_stamp"]
 
-KERNELS = {"bilinear": 1, "spline3": 3, "spline5": 5}
-_NAMES = {1: "bilinear", 3: "cubic", 5: "quintic"}  # in ops.resample
+KERNELS = {
+    "nearest": "nearest",
+    "bilinear": "bilinear",
+    "lanczos3": "lanczos3",
+    "spline3": "cubic",
+    "spline5": "quintic",
+    "cubic": "cubic",
+    "quintic": "quintic",
+}
+"""Kernel of `align` -> its name in `ops.resample`, which is taken too."""
 
 # Beyond the frame the kernel reads a mirror image of smooth sky, a far milder invention than a saturated core.
 EDGE_LEAK = 0.10
+
+_PHASES = 4  # places a side in a pixel over which the widening of a PSF is averaged
 
 
 @dataclass(frozen=True)
@@ -78,15 +91,20 @@ def shift_image(
 
 
 def warp_image(
-    planes: tuple[np.ndarray, np.ndarray | None, np.ndarray], maps: Coordinates, *, kernel: str = "spline5"
+    planes: tuple[np.ndarray, np.ndarray | None, np.ndarray],
+    maps: Coordinates,
+    *,
+    kernel: str = "spline5",
+    backend: str | Backend = "auto",
 ) -> Warped:
     """Resample an image with its variance and mask, conserving flux.
 
     Data are surface brightness times the local ratio of pixel areas A (source pixels in a target pixel). Bad pixels
     are filled smoothly first, so they ring into nothing, and every output pixel in which they, or the world beyond
-    the frame, may be felt is masked, see _defects. The variance is A times the interpolated one: that of white noise
-    with the same power at low frequencies, hence right for sums over more than a kernel and for matched filters;
-    single pixels vary less, by `noise_factor`, because resampling correlates neighbours.
+    the frame, may be felt is masked, see _defects. The variance is A times its own local (bilinear) mean: that of white
+    noise with the same power at low frequencies, hence right for sums over more than a kernel and for matched filters;
+    single pixels vary less, by `noise_factor`, because resampling correlates neighbours. Squared kernel weights would
+    give the variance of the single pixel, and with it every flux error too small by the square root of that factor.
 
     Parameters
     ----------
@@ -94,8 +112,10 @@ def warp_image(
         Of the source, all (ny, nx); mask nonzero = bad; NaN in data are bad too.
     maps : (array, array)
         Source y and x of every target pixel, see `grid_map`.
-    kernel : {"spline5", "spline3", "bilinear"}
+    kernel : name in `KERNELS`
         Interpolation.
+    backend : str or Backend
+        Where the pixels are read; everything goes in and comes out on the host.
 
     Returns
     -------
@@ -104,36 +124,36 @@ def warp_image(
     """
     data, variance, mask = planes
     bad = (mask != 0) | ~np.isfinite(data)
-    degree = KERNELS[kernel]
+    name, read = KERNELS[kernel], _reader(backend)
     area, code = host_op("map_area", resample_ops.map_area)(*maps, data.shape, REACH)
     splits = _splits(area)
     slopes = _slopes(*maps) if splits > 1 else None
     filled = fill(data, bad)
     quiet = None if variance is None else fill(variance, bad | ~np.isfinite(variance), 1)
     error = fill_error(filled, bad, quiet)
-    out = _read(filled, maps, slopes, degree, splits)
+    out = read(filled, maps, slopes, name, splits)
     out *= area
     footprint = code != 0
     close = code == 1
-    footprint[close] = _outside_weight(maps[0][close], maps[1][close], data.shape, degree) <= EDGE_LEAK
-    spoilt = footprint & touched(error, bad, maps, slopes, (degree, splits))
+    footprint[close] = _outside_weight(maps[0][close], maps[1][close], data.shape, name) <= EDGE_LEAK
+    spoilt = footprint & touched(error, bad, maps, slopes, (name, splits))
     flags = np.full(maps[0].shape, PixelFlag.NO_DATA, mask.dtype)
     flags[footprint] = 0
-    flags[spoilt] = nearest_flag(mask, bad, maps[0][spoilt], maps[1][spoilt], REACH + splits)
+    flags[spoilt] = spoilt_bits(mask, error, bad, spoilt, maps, slopes, (name, splits))
     noise = None
     if quiet is not None and variance is not None:
-        noise = _read(quiet, maps, slopes, 1, splits)
+        noise = read(quiet, maps, slopes, "bilinear", splits)
         noise *= area
         noise = noise.astype(variance.dtype, copy=False)
         noise[~footprint | spoilt] = np.nan
     out[~footprint | spoilt] = np.nan
     typical = median_of(area, ~footprint) if footprint.any() else 1.0
     rows, columns, index = _sample(maps, slopes, footprint, splits)
-    factor = _noise_factor(rows, columns, area.ravel()[index], splits, degree)
+    factor = _noise_factor(rows, columns, area.ravel()[index], splits, name)
     return Warped(out.astype(data.dtype, copy=False), noise, flags, footprint, typical, factor)
 
 
-def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray, *, kernel: str = "spline5") -> np.ndarray:
     """Carry a PSF stamp through the linear part of a map; odd sides, sum 1, the centre stays the centre.
 
     Parameters
@@ -142,12 +162,14 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
         PSF in source pixels.
     jacobian : array, shape (2, 2)
         d(source y, x) / d(target y, x).
+    kernel : name in `KERNELS`
+        What the image is resampled with. "bilinear" and "nearest" widen stars, on the average over where a star falls
+        in a pixel; the others hardly do.
 
     Returns
     -------
     array, shape (my, mx), float64
-        The PSF in target pixels, large enough to hold the source's stamp. The smoothing of the interpolation itself
-        is not in it.
+        The PSF in target pixels, large enough to hold the source's stamp.
     """
     half = np.array(stamp.shape) // 2
     corners = np.abs(np.linalg.inv(jacobian)) @ half
@@ -156,9 +178,19 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
     y = half[0] + jacobian[0, 0] * v + jacobian[0, 1] * u
     x = half[1] + jacobian[1, 0] * v + jacobian[1, 1] * u
     padded = np.pad(np.asarray(stamp, float), 8)
-    a, b, c, d = (np.full(y.shape, value) for value in jacobian.ravel())
+    slopes = tuple(np.full(y.shape, value) for value in jacobian.ravel())
     splits = _splits(np.array([abs(np.linalg.det(jacobian))]))
-    out = np.nan_to_num(_read(padded, (y + 8, x + 8), (a, b, c, d), 5, splits))
+    read, name = _reader("auto"), KERNELS[kernel]
+    if name not in ("bilinear", "nearest"):
+        out = np.nan_to_num(read(padded, (y + 8, x + 8), slopes, "quintic", splits))
+        return out / out.sum()
+    rows, columns = np.indices(padded.shape).astype(float)
+    out = np.zeros(y.shape)
+    for b in offsets(_PHASES):
+        for a in offsets(_PHASES):
+            # The star as pixels see it that lie (b, a) off its centre, read back at its centre.
+            seen = np.nan_to_num(read(padded, (rows + b, columns + a), None, "quintic", 1))
+            out += np.nan_to_num(read(seen, (y + 8 - b, x + 8 - a), slopes, name, splits))
     return out / out.sum()
 
 
@@ -175,40 +207,51 @@ def _splits(area: np.ndarray) -> int:
     return 1 if ratio < 1.5 else min(32, int(np.ceil(np.sqrt(ratio))))
 
 
-def _read(image: np.ndarray, maps: Coordinates, slopes: Slopes | None, degree: int, splits: int) -> np.ndarray:
-    """Mean of the spline over the sub-pixels of each target pixel; NaN outside of the image's pixels."""
-    read = host_op("resample", resample_ops.resample)
-    stack = image[None]
-    if slopes is None or splits == 1:
-        return read(stack, *maps, _NAMES[degree])[0]
-    if degree > 1:
-        stack = host_op("spline_coefficients", resample_ops.spline_coefficients)(stack, degree)
-    y, x = maps
-    yy, yx, xy, xx = (np.nan_to_num(slope) for slope in slopes)
-    out = np.zeros(y.shape)
-    for b in offsets(splits):
-        for a in offsets(splits):
-            places = y + b * yy + a * yx, x + b * xy + a * xx
-            # A sub-pixel may lie beyond the frame where its pixel does not: mirrored there.
-            out += read(stack, *places, _NAMES[degree], None, 1.5 + splits, True)[0]
-    return out / splits**2
+_Read = Callable[[np.ndarray, Coordinates, Slopes | None, str, int], np.ndarray]
 
 
-def _outside_weight(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], degree: int) -> np.ndarray:
+def _reader(backend: str | Backend) -> _Read:
+    """Return a function that takes the mean of a kernel's reads over the sub-pixels of each target pixel.
+
+    NaN outside of the image's pixels.
+    """
+    chosen = get_backend(backend)
+    read = chosen.ops.get("resample") or partial(resample_ops.resample, xp=chosen.xp)
+    coefficients = chosen.ops.get("spline_coefficients") or partial(resample_ops.spline_coefficients, xp=chosen.xp)
+
+    def mean(image: np.ndarray, maps: Coordinates, slopes: Slopes | None, name: str, splits: int) -> np.ndarray:
+        stack = chosen.asarray(image[None])
+        y, x = (chosen.asarray(plane, np.float64) for plane in maps)
+        if slopes is None or splits == 1:
+            return np.asarray(chosen.to_host(read(stack, y, x, name))[0])
+        if name in resample_ops.DEGREES:
+            stack = coefficients(stack, resample_ops.DEGREES[name])
+        yy, yx, xy, xx = (chosen.asarray(np.nan_to_num(slope), np.float64) for slope in slopes)
+        out = chosen.xp.zeros(y.shape)
+        for b in offsets(splits):
+            for a in offsets(splits):
+                # A sub-pixel may lie beyond the frame where its pixel does not: mirrored there.
+                out += read(stack, y + b * yy + a * yx, x + b * xy + a * xx, name, None, 1.5 + splits, True)[0]
+        return np.asarray(chosen.to_host(out / splits**2))
+
+    return mean
+
+
+def _outside_weight(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], kernel: str) -> np.ndarray:
     """Absolute kernel weight that falls beyond the frame, for positions within it."""
-    _, tail = cardinal(degree)
+    _, tail = cardinal(kernel)
     ny, nx = shape
     return np.sum([lookup(tail, edge) for edge in (y + 1, ny - y, x + 1, nx - x)], axis=0)
 
 
-def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, degree: int) -> float:
+def _noise_factor(y: np.ndarray, x: np.ndarray, area: np.ndarray, splits: int, kernel: str) -> float:
     """Pixel variance of resampled white noise over A times the variance of the source, the mean of A sum w^2.
 
     `y`, `x` are sub-pixel positions, shape (splits^2, n), of n sampled target pixels, and `area` their A.
     """
     if area.size == 0:
         return 1.0
-    table, _ = cardinal(degree, signed=True)
+    table, _ = cardinal(kernel, signed=True)
     taps = np.arange(-REACH - splits, REACH + splits + 1)
     centre_y, centre_x = np.rint(y.mean(axis=0)), np.rint(x.mean(axis=0))
     weights = np.zeros((area.size, taps.size, taps.size))

@@ -33,6 +33,10 @@ class SubtractConfig:
         How the reference comes to the science grid: "auto" uses the WCS of both where they have one, else stars.
     grid : {"science", "reference"}
         Whose pixel grid the result has; the other image is brought to it. Fluxes are the science image's either way.
+    kernel : {"spline5", "spline3", "lanczos3", "bilinear", "nearest"}
+        What interpolates where the grids differ, see `align`.
+    min_overlap : float
+        Common area over that of the smaller frame, 0 to 1, below which it is an error.
     background : bool
         Subtract a mesh background from both images. Switch it off only for sky-subtracted images.
     box : int or None
@@ -59,6 +63,8 @@ class SubtractConfig:
     method: str = "zogy"
     align: str = "auto"
     grid: str = "science"
+    kernel: str = "spline5"
+    min_overlap: float = 0.1
     background: bool = True
     box: int | None = None
     psf_size: int | None = None
@@ -72,6 +78,10 @@ class SubtractConfig:
         _choice("method", self.method, ("zogy", "classic", "classic-fit"))
         _choice("align", self.align, ("auto", "wcs", "stars", "none"))
         _choice("grid", self.grid, ("science", "reference"))
+        _choice("kernel", self.kernel, ("spline5", "spline3", "lanczos3", "bilinear", "nearest", "cubic", "quintic"))
+        if not 0 <= self.min_overlap <= 1:
+            msg = f"min_overlap must be a fraction from 0 to 1, got {self.min_overlap!r}"
+            raise ConfigError(msg)
         _choice("registration", self.registration, ("shift", "noise", "none"))
         _choice("renormalise", self.renormalise, ("global", "local", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))

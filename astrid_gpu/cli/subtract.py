@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = p.add_argument_group("how")
     how.add_argument("--method", default="zogy", help="zogy, classic or classic-fit")
     how.add_argument("--align", default="auto", help="auto, wcs, stars or none")
+    how.add_argument(
+        "--kernel", default="spline5", help="spline5, spline3, lanczos3, bilinear or nearest interpolation"
+    )
+    how.add_argument(
+        "--min-overlap", type=float, default=0.1, metavar="X", help="least common part of the smaller frame"
+    )
     how.add_argument("--grid", default="science", help="science or reference: whose pixel grid the output has")
     how.add_argument("--no-background", action="store_true", help="the images are sky-subtracted already")
     how.add_argument("--box", type=int, help="side of a background box, pixels")
@@ -70,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
             method=args.method,
             align=args.align,
             grid=args.grid,
+            kernel=args.kernel,
+            min_overlap=args.min_overlap,
             background=not args.no_background,
             box=args.box,
             psf_size=args.psf_size,
