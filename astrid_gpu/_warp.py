@@ -126,7 +126,7 @@ def warp_image(
     bad = (mask != 0) | ~np.isfinite(data)
     name, read = KERNELS[kernel], _reader(backend)
     area, code = host_op("map_area", resample_ops.map_area)(*maps, data.shape, REACH)
-    splits = _splits(area)
+    splits = _splits(area, name)
     slopes = _slopes(*maps) if splits > 1 else None
     filled = fill(data, bad)
     quiet = None if variance is None else fill(variance, bad | ~np.isfinite(variance), 1)
@@ -179,8 +179,8 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray, *, kernel: str = "spline
     x = half[1] + jacobian[1, 0] * v + jacobian[1, 1] * u
     padded = np.pad(np.asarray(stamp, float), 8)
     slopes = tuple(np.full(y.shape, value) for value in jacobian.ravel())
-    splits = _splits(np.array([abs(np.linalg.det(jacobian))]))
     read, name = _reader("auto"), KERNELS[kernel]
+    splits = _splits(np.array([abs(np.linalg.det(jacobian))]), name)
     if name not in ("bilinear", "nearest"):
         out = np.nan_to_num(read(padded, (y + 8, x + 8), slopes, "quintic", splits))
         return out / out.sum()
@@ -199,12 +199,17 @@ def _slopes(y_map: np.ndarray, x_map: np.ndarray) -> Slopes:
     return (*np.gradient(y_map), *np.gradient(x_map))
 
 
-def _splits(area: np.ndarray) -> int:
-    """Sub-pixels a side so that a sub-pixel is no larger than about one source pixel."""
+def _splits(area: np.ndarray, kernel: str) -> int:
+    """Sub-pixels a side so that a sub-pixel is no larger than about one source pixel.
+
+    Half of one if the kernel is none of the splines, whose reads a little less than a pixel apart still add up to the
+    counts, where those of the others beat.
+    """
     finite = area.ravel()[:: max(1, area.size // 65536)]
     finite = finite[np.isfinite(finite)]
     ratio = float(np.median(finite)) if finite.size else 1.0
-    return 1 if ratio < 1.5 else min(32, int(np.ceil(np.sqrt(ratio))))
+    fine = 1 if kernel in resample_ops.DEGREES else 2
+    return 1 if ratio < 1.5 else min(32, fine * int(np.ceil(np.sqrt(ratio))))
 
 
 _Read = Callable[[np.ndarray, Coordinates, Slopes | None, str, int], np.ndarray]

@@ -135,9 +135,10 @@ def align(
     tolerance : float
         Pixels; see above. Without stars, whole-pixel shifts must be exact to 0.001 px.
     kernel : {"spline5", "spline3", "lanczos3", "bilinear", "nearest"}
-        Interpolation: B-splines through the pixels (`resample` calls them "quintic" and "cubic", taken too), the windowed
-        sinc, or what is coarser. The largest error of a star of FWHM 2.5 px shifted by half a pixel both ways, over its
-        peak: 0.25, 1.3, 1.0, 15 and 46 %.
+        Interpolation: B-splines through the pixels (`resample` calls them "quintic" and "cubic", taken too), the
+        windowed sinc, or what is coarser. The largest error of a star of FWHM 2.5 px shifted by half a pixel both ways,
+        over its peak: 0.25, 1.3, 1.0, 15 and 46 %. Counts are kept to 1e-4 by the splines; where the two grids beat
+        slowly, by lanczos3 and bilinear to 1.5 and by nearest to 10 %.
     min_overlap : float
         Common area over that of the smaller frame, 0 to 1, below which it is an error: what a corner in common tells of
         a WCS or of stars is little. 0 allows any.
@@ -314,7 +315,7 @@ def _overlap(image: Image, target: Target, footprint: np.ndarray, matrix: np.nda
     if overlap < least:
         msg = (
             f"{image.name} and {target.name} overlap by {overlap:.1%} of the smaller frame ({common} pixels), less "
-            f"than min_overlap={least:g}; check that they show one field, or allow it with min_overlap={overlap * 0.9:.2g}"
+            f"than min_overlap={least:g}; check that they show one field, or allow it: min_overlap={overlap * 0.9:.2g}"
         )
         raise AlignmentError(msg)
     return overlap
