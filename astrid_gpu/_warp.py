@@ -178,7 +178,8 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray, *, kernel: str = "spline
     y = half[0] + jacobian[0, 0] * v + jacobian[0, 1] * u
     x = half[1] + jacobian[1, 0] * v + jacobian[1, 1] * u
     padded = np.pad(np.asarray(stamp, float), 8)
-    slopes = tuple(np.full(y.shape, value) for value in jacobian.ravel())
+    yy, yx, xy, xx = (np.full(y.shape, value) for value in jacobian.ravel())
+    slopes = (yy, yx, xy, xx)
     read, name = _reader("auto"), KERNELS[kernel]
     splits = _splits(np.array([abs(np.linalg.det(jacobian))]), name)
     if name not in ("bilinear", "nearest"):
