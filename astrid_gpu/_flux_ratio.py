@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from astrid_gpu._registration_field import Places
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import PSF, Image
 from astrid_gpu.kernels._pool import share
@@ -44,6 +45,8 @@ class FluxRatio:
     method : str
         "stars", "pixels", "zero points", "exposure times" or "assumed".
     step : Step
+    places : Places or None
+        The matched sources that carry weight: where they are, and the offset of each.
     """
 
     beta: float
@@ -57,6 +60,16 @@ class FluxRatio:
     intrinsic: float
     method: str
     step: Step
+    places: Places | None = None
+
+    def moved_from(self, before: FluxRatio) -> FluxRatio:
+        """Return this ratio, measured on a reference that was moved, with the offsets found before it was."""
+        old = {k: v for k, v in before.step.values.items() if k in ("dy", "dx", "scatter_y", "scatter_x")}
+        text = f"{self.step.text}; measured once more after the reference was moved"
+        values = {f"{k}_left": self.step.values.get(k) for k in ("dy", "dx")}
+        step = Step(self.step.stage, text, self.step.values | old | values)
+        offsets = {k: getattr(before, k) for k in ("dy", "dx", "scatter_y", "scatter_x", "places")}
+        return replace(self, step=step, **offsets)
 
 
 def flux_ratio(
@@ -264,6 +277,7 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
         intrinsic=fit.intrinsic,
         method=method,
         step=Step("flux ratio", text, values),
+        places=Places(*(c[fit.weights > 0.05] for c in (s.y, s.x, s.dy, s.dx, s.dy_variance, s.dx_variance))),
     )
 
 

@@ -15,7 +15,7 @@ from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu._given import Given, choose_psfs, read_given
 from astrid_gpu._host_ops import both
 from astrid_gpu._noise import median_of
-from astrid_gpu._registration import register_reference
+from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.calibrate import residual_background
 from astrid_gpu.config import SubtractConfig
@@ -56,6 +56,7 @@ class Pair:
     metrics: dict[str, Any]
     meta: dict[str, Any]
     psf_models: tuple[PSFModel | None, PSFModel | None] = (None, None)  # PSFs that vary, None where one is constant
+    registered: Registered | None = None
     plan: Any = None  # how it is cut into tiles, once that is decided
 
 
@@ -64,8 +65,7 @@ class _Matched:
     """What matching two images gave: the flux ratio, the reference moved, what remains uncertain."""
 
     ratio: FluxRatio
-    reference: np.ndarray
-    astrometric: tuple[float, float]
+    registered: Registered
     factor: float
     steps: list[Step]
 
@@ -132,9 +132,11 @@ class PairPreparer:
         for attempt in range(2):
             weights = (science.known_variance * factor**2, aligned.image.known_variance * factor**2)
             ratio = flux_ratio(science, aligned.image, *psfs, stars[0], stars[1], *weights)
-            reference, astrometric, moved = register_reference(
-                aligned, ratio, psfs[1], sigma_r, self.config, self.given
-            )
+            registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
+            reference = registered.reference
+            if registered.moved > LARGE_SHIFT:
+                there = aligned.image.with_(data=reference)
+                ratio = flux_ratio(science, there, *psfs, stars[0], stars[1], *weights).moved_from(ratio)
             beta = self.given.flux_ratio or ratio.beta
             level, found, how = residual_background(
                 science, reference, beta, *psfs, weights, aligned.footprint, self.config.box
@@ -148,8 +150,8 @@ class PairPreparer:
         if factor != 1.0:
             science = science.with_(variance=weights[0])
             aligned = replace(aligned, image=aligned.image.with_(variance=weights[1]))
-        steps = [*_ratio_steps(ratio, self.given), *moved, *sky]
-        matched = _Matched(ratio, reference, astrometric, factor, steps)
+        steps = [*_ratio_steps(ratio, self.given), *registered.steps, *sky]
+        matched = _Matched(ratio, registered, factor, steps)
         return science, sci.sigma * factor, aligned, sigma_r * factor, matched
 
     def _pair(
@@ -162,7 +164,7 @@ class PairPreparer:
         steps: list[Step],
         profile: dict[str, float],
     ) -> Pair:
-        ratio, astrometric = matched.ratio, matched.astrometric
+        ratio, astrometric = matched.ratio, matched.registered.error
         beta = self.given.flux_ratio or ratio.beta
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
         beta_error = 0.0 if self.given.flux_ratio else float(ratio.beta_error)
@@ -188,7 +190,7 @@ class PairPreparer:
         }
         return Pair(
             science=sci.image.data,
-            reference=matched.reference,
+            reference=matched.registered.reference,
             variance_science=sci.image.known_variance,
             variance_reference=aligned.image.known_variance,
             sigma_science=float(sci.sigma),
@@ -199,6 +201,7 @@ class PairPreparer:
             flux_ratio_error=beta_error,
             relative_error=float(np.hypot(beta_error / beta, min(ratio.intrinsic, MAX_SCATTER))),
             astrometric_error=astrometric,
+            registered=matched.registered,
             flags=_flags(sci.image, aligned),
             wcs=sci.image.wcs,
             zero_point=zero_point,

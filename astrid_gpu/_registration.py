@@ -1,11 +1,15 @@
-"""The registration that stars show: the mean offset removed as a Fourier phase, the rest counted as noise."""
+"""The registration that stars show, over the field: removed as a Fourier phase, the rest counted as noise."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio
 from astrid_gpu._given import Given
+from astrid_gpu._registration_field import RegistrationField, fit_registration
 from astrid_gpu.align import Aligned
 from astrid_gpu.backends import get_backend
 from astrid_gpu.config import SubtractConfig
@@ -13,8 +17,9 @@ from astrid_gpu.image import PSF, Image
 from astrid_gpu.ops.fill import fill_masked, fill_profiles
 from astrid_gpu.ops.fourier import padded_shape, shift_phase
 from astrid_gpu.results import Step
+from astrid_gpu.tiles import Tiles
 
-__all__ = ["MIN_SHIFT", "PSF_CENTRE", "register_reference"]
+__all__ = ["MIN_SHIFT", "PSF_CENTRE", "Registered", "move_by_field", "register_reference"]
 
 MIN_SHIFT = 0.005
 """Registration offsets below this many pixels are left alone and counted as noise."""
@@ -22,33 +27,124 @@ MIN_SHIFT = 0.005
 PSF_CENTRE = 0.02
 """What the centres of two measured PSFs are good for, pixels: added to the registration noise."""
 
+LARGE_SHIFT = 0.05
+"""Offsets from which on the flux ratio is measured once more on the moved reference."""
+
+DEPARTURE = 0.03
+"""A phase is constant over a tile: how far the field may run within it, pixels. What it does run is made up for by the
+gradient of the image; what that leaves is of second order, (0.03 / sigma)² / 2 of a star's peak."""
+
+_SHIFT_OVERLAP = 64
+
+
+@dataclass(frozen=True)
+class Registered:
+    """The reference moved onto the science image, what remains uncertain, and the field that was removed."""
+
+    reference: np.ndarray
+    error: tuple[float, float]
+    steps: list[Step]
+    field: RegistrationField | None = None
+    moved: float = 0.0
+
+    def error_at(self, places: np.ndarray) -> np.ndarray:
+        """Return the astrometric error (y, x) at places (n, 2), 1 sigma in pixels."""
+        if self.field is None:
+            return np.broadcast_to(np.array(self.error), (len(places), 2)).copy()
+        return np.hypot(self.field.error(*places.T), PSF_CENTRE)
+
 
 def register_reference(
     aligned: Aligned, ratio: FluxRatio, psf: PSF, noise: float, config: SubtractConfig, given: Given
-) -> tuple[np.ndarray, tuple[float, float], list[Step]]:
-    """Remove the mean registration offset as a Fourier phase; what scatter remains is astrometric noise."""
+) -> Registered:
+    """Remove the registration offset as a Fourier phase; what remains uncertain of it is astrometric noise.
+
+    The offset is a smooth field where the stars demand one, else one number; with too few stars for that the mean of
+    what there is, and with none what the alignment left.
+    """
     data = aligned.image.data
+    if given.astrometric_error is not None:
+        text = f"astrometric error {given.astrometric_error[0]:g}, {given.astrometric_error[1]:g} px (y, x) as given"
+        return Registered(data, given.astrometric_error, [Step("registration", text, {})])
+    if config.registration == "none":
+        return Registered(data, (0.0, 0.0), [Step("registration", "offset and scatter ignored, as asked", {})])
+    field = None if ratio.places is None else fit_registration(ratio.places, aligned.image.shape)
+    if field is not None and field.order and config.registration == "shift":
+        return _by_field(aligned.image, field, psf, noise)
+    return _by_mean(aligned, ratio, psf, noise, config)
+
+
+def _by_mean(aligned: Aligned, ratio: FluxRatio, psf: PSF, noise: float, config: SubtractConfig) -> Registered:
+    """Remove one offset for the whole frame, or count it as noise."""
     scatter = (ratio.scatter_y, ratio.scatter_x)
     if not np.all(np.isfinite(scatter)):
         scatter = aligned.scatter or (0.0, 0.0)
-    if given.astrometric_error is not None:
-        text = f"astrometric error {given.astrometric_error[0]:g}, {given.astrometric_error[1]:g} px (y, x) as given"
-        return data, given.astrometric_error, [Step("registration", text, {})]
-    if config.registration == "none":
-        return data, (0.0, 0.0), [Step("registration", "offset and scatter ignored, as asked", {})]
     dy, dx = ratio.dy, ratio.dx
     known = np.isfinite(dy) and np.isfinite(dx)
     error = (float(np.hypot(scatter[0], PSF_CENTRE)), float(np.hypot(scatter[1], PSF_CENTRE)))
+    few = "" if ratio.n_stars >= 3 else f"; {ratio.n_stars} stars are too few to tell how it varies"
     if config.registration == "noise" or not known or max(abs(dy), abs(dx)) < MIN_SHIFT:
         if known:
             error = (float(np.hypot(error[0], dy)), float(np.hypot(error[1], dx)))
         text = f"offset y {dy:+.3f}, x {dx:+.3f} px left in place; astrometric error {error[0]:.3f}, {error[1]:.3f} px"
-        return data, error, [Step("registration", text, {"dy": dy, "dx": dx})]
+        return Registered(aligned.image.data, error, [Step("registration", text + few, {"dy": dy, "dx": dx})])
     text = (
         f"reference moved by y {dy:+.3f}, x {dx:+.3f} px (Fourier phase); "
-        f"astrometric error {error[0]:.3f}, {error[1]:.3f} px from the scatter of {ratio.n_stars} stars"
+        f"astrometric error {error[0]:.3f}, {error[1]:.3f} px from the scatter of {ratio.n_stars} stars{few}"
     )
-    return _shifted(aligned.image, dy, dx, psf, noise), error, [Step("registration", text, {"dy": dy, "dx": dx})]
+    moved = _shifted(aligned.image, dy, dx, psf, noise)
+    step = Step("registration", text, {"dy": dy, "dx": dx})
+    return Registered(moved, error, [step], moved=float(np.hypot(dy, dx)))
+
+
+def _by_field(image: Image, field: RegistrationField, psf: PSF, noise: float) -> Registered:
+    """Remove a field of offsets by tiles, each with its own phase."""
+    places = field.grid()
+    offsets, errors = field.at(*places), np.hypot(field.error(*places), PSF_CENTRE)
+    error = tuple(float(e) for e in np.sqrt(np.mean(errors**2, axis=0)))
+    (low_y, low_x), (high_y, high_x) = offsets.min(axis=0), offsets.max(axis=0)
+    tiles = field.tiles(DEPARTURE, _SHIFT_OVERLAP)
+    text = (
+        f"reference moved by a field of order {field.order} from {field.n_stars} stars, y {low_y:+.3f} to "
+        f"{high_y:+.3f}, x {low_x:+.3f} to {high_x:+.3f} px (Fourier phases of {len(tiles)} tiles); astrometric error "
+        f"{error[0]:.3f}, {error[1]:.3f} px (rms), {errors.max():.3f} at most"
+    )
+    mean = offsets.mean(axis=0)
+    values: dict[str, Any] = {"dy": float(mean[0]), "dx": float(mean[1]), "order": field.order}
+    values |= {"n_stars": field.n_stars, "departure": field.departure(), "largest_error": float(errors.max())}
+    moved = move_by_field(image, field, tiles, psf, noise)
+    largest = float(np.hypot(*offsets.T).max())
+    return Registered(moved, error, [Step("registration", text, values)], field, largest)  # type: ignore[arg-type]
+
+
+def move_by_field(image: Image, field: RegistrationField, tiles: Tiles, psf: PSF, noise: float) -> np.ndarray:
+    r"""Move an image by a field of small offsets: R(x - d(x)) = R_k(x) - (d(x) - d_k) . grad R_k(x).
+
+    R_k is the image moved by the field's value d_k in the middle of tile k, by a Fourier phase; the gradient carries it
+    on to the field's own value, so that nothing jumps from tile to tile.
+    """
+    out = np.empty(image.shape, image.data.dtype)
+    for k, (dy, dx) in enumerate(field.at(*tiles.centres.T)):
+        window, inner, interior = tiles.window(k), tiles.inner(k), tiles.interior(k)
+        mask = None if image.mask is None else image.mask[window]
+        moved = _shifted(Image(image.data[window], mask=mask, name=image.name), float(dy), float(dx), psf, noise)
+        rows, columns = (np.arange(part.start, part.stop) for part in interior)
+        y, x = np.meshgrid(rows, columns, indexing="ij")
+        rest = (field.at(y, x) - (dy, dx)).astype(moved.dtype).reshape(*y.shape, 2)
+        whole = np.nan_to_num(moved)
+        slope_y, slope_x = (_slope(whole, axis)[inner] for axis in (0, 1))
+        out[interior] = moved[inner] - rest[..., 0] * slope_y - rest[..., 1] * slope_x
+    return out
+
+
+def _slope(image: np.ndarray, axis: int) -> np.ndarray:
+    """Return the derivative along an axis, of sixth order in the pixel."""
+    line = np.moveaxis(image, axis, 0)
+    padded = np.pad(line, ((3, 3), (0, 0)), mode="edge")
+    n = len(line)
+    step = [padded[3 + k : 3 + k + n] - padded[3 - k : 3 - k + n] for k in (1, 2, 3)]
+    kind = image.dtype.type
+    return np.moveaxis(kind(45 / 60) * step[0] - kind(9 / 60) * step[1] + kind(1 / 60) * step[2], 0, axis)
 
 
 def _shifted(image: Image, dy: float, dx: float, psf: PSF, noise: float) -> np.ndarray:

@@ -134,8 +134,15 @@ def tile_values(pair: Pair, tiles: Tiles) -> TileValues:
         sigma_science=noise[0],
         sigma_reference=noise[1],
         flux_ratio=np.full(n, pair.flux_ratio),
-        astrometric_error=np.broadcast_to(np.asarray(pair.astrometric_error, float), (n, 2)).copy(),
+        astrometric_error=_registration_error(pair, tiles),
     )
+
+
+def _registration_error(pair: Pair, tiles: Tiles) -> np.ndarray:
+    """Return what remains of the registration of each tile, 1 sigma in y and x, (n, 2)."""
+    if pair.registered is None:
+        return np.broadcast_to(np.asarray(pair.astrometric_error, float), (len(tiles), 2)).copy()
+    return pair.registered.error_at(tiles.centres)
 
 
 def _stamps(model: Any, stamp: np.ndarray, tiles: Tiles) -> np.ndarray:

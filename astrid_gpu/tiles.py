@@ -257,7 +257,10 @@ class TileValues:
         return found
 
     def reasons(self, noise: float, psf: float) -> list[str]:
-        """Return in words what varies by more than a fraction `noise`, or for PSFs and flux ratio than `psf`."""
+        """Return in words what varies by more than a fraction `noise`, or for PSFs and flux ratio than `psf`.
+
+        And the registration error, by more than half.
+        """
         limits = {
             "noise_science": ("the science noise", noise),
             "noise_reference": ("the reference noise", noise),
@@ -266,11 +269,17 @@ class TileValues:
             "flux_ratio": ("the flux ratio", psf),
         }
         found = self.spread()
-        return [
+        told = [
             f"{what} varies by {100 * found[name]:.1f} %"
             for name, (what, limit) in limits.items()
             if found[name] > limit
         ]
+        for axis, low, high in zip(
+            "yx", *(limit(self.astrometric_error, axis=0) for limit in (np.min, np.max)), strict=True
+        ):
+            if high > 1.5 * low:
+                told.append(f"the registration error in {axis} varies from {low:.3f} to {high:.3f} px")
+        return told
 
     def __repr__(self) -> str:
         return f"<TileValues of {self.tiles!r}>"

@@ -14,7 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["LineFit", "MatchedSamples", "cut_windows", "fit_line", "matched_samples", "matched_values", "robust_mean"]
+__all__ = [
+    "LineFit",
+    "MatchedSamples",
+    "cut_windows",
+    "extra_variance",
+    "fit_line",
+    "matched_samples",
+    "matched_values",
+    "robust_mean",
+    "tukey",
+]
 
 _TUKEY = 6.0
 _TUKEY_VARIANCE = 0.967  # 1.02 (variance of the estimate over least squares) times E[w] for Gaussian residuals
@@ -32,6 +42,8 @@ class MatchedSamples(NamedTuple):
     dx: np.ndarray
     dy_variance: np.ndarray
     dx_variance: np.ndarray
+    y: np.ndarray
+    x: np.ndarray
 
 
 class LineFit(NamedTuple):
@@ -141,7 +153,9 @@ def matched_samples(
             sums |= {prefix + key: values[:, i] for i, key in enumerate(kernels)}
         lost = np.maximum(lost, holes.astype(np.float64) @ np.abs(kernels["value"]))
     dy, dx, var_y, var_x = _offsets(sums)
-    return MatchedSamples(sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"], lost, dy, dx, var_y, var_x)
+    places = np.asarray(y, float), np.asarray(x, float)
+    sampled = sums["nvalue"], sums["rvalue"], sums["vnvalue"], sums["vrvalue"]
+    return MatchedSamples(*sampled, lost, dy, dx, var_y, var_x, *places)
 
 
 def matched_values(
@@ -204,10 +218,10 @@ def robust_mean(values: np.ndarray, variance: np.ndarray, *, n_iter: int = 30) -
     weights = np.ones(values.size)
     for _ in range(n_iter):
         total = variance + scatter2
-        weights = _tukey((values - mean) / np.sqrt(np.maximum(total, 1e-300)))
+        weights = tukey((values - mean) / np.sqrt(np.maximum(total, 1e-300)))
         w = weights / np.maximum(total, 1e-300)
         new = float((w * values).sum() / w.sum()) if w.sum() > 0 else mean
-        scatter2 = _extra_variance(values - new, variance, np.ones(values.size), weights, n_fit=1)
+        scatter2 = extra_variance(values - new, variance, np.ones(values.size), weights, n_fit=1)
         done, mean = abs(new - mean) < 1e-6 * max(spread, 1e-12), new
         if done:
             break
@@ -216,12 +230,12 @@ def robust_mean(values: np.ndarray, variance: np.ndarray, *, n_iter: int = 30) -
     return mean, float(error), float(np.sqrt(scatter2))
 
 
-def _tukey(residual: np.ndarray) -> np.ndarray:
-    """Biweight for residuals in units of their errors: 1 at 0, 0 beyond 6."""
+def tukey(residual: np.ndarray) -> np.ndarray:
+    """Return biweights for residuals in units of their errors: 1 at 0, 0 beyond 6."""
     return np.where(np.abs(residual) < _TUKEY, (1.0 - (residual / _TUKEY) ** 2) ** 2, 0.0)
 
 
-def _extra_variance(
+def extra_variance(
     residual: np.ndarray, variance: np.ndarray, shape: np.ndarray, weights: np.ndarray, n_fit: int
 ) -> float:
     """Return s² that brings chi-squared to its expectation, by bisection; 0 unless it exceeds that by 1 sigma."""
@@ -264,13 +278,13 @@ def fit_line(
     for _ in range(50):
         vy = variance_y + intrinsic2 * (slope * x) ** 2
         total = vy + slope**2 * variance_x
-        weights = _tukey((y - slope * x - offset) / np.sqrt(total))
+        weights = tukey((y - slope * x - offset) / np.sqrt(total))
         if (weights > 0).sum() < n_fit:
             weights = np.ones(x.size)
         new, offset = _york(x, y, variance_x, vy, weights, slope, intercept)
         residual = y - new * x - offset
         plain = variance_y + new**2 * variance_x
-        intrinsic2 = _extra_variance(residual, plain, (new * x) ** 2, weights, n_fit)
+        intrinsic2 = extra_variance(residual, plain, (new * x) ** 2, weights, n_fit)
         done, slope = abs(new - slope) < 1e-8 * abs(new), new
         if done:
             break
