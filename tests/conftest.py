@@ -8,6 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # the clock is no judge of a test: machines are shared
+settings.load_profile("no deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,13 +12,13 @@ import sys
 from collections.abc import Sequence
 
 import astrid_gpu
-from astrid_gpu.cli import bench, demo, doctor, subtract, warmup
+from astrid_gpu.cli import bench, check, demo, doctor, subtract, warmup
 from astrid_gpu.errors import AstridGpuError, BackendUnavailableError, ConfigError
 
 __all__ = ["main"]
 
 # Each has HELP, add_arguments(parser) and run(args), which returns the exit code.
-_VERBS = {"demo": demo, "subtract": subtract, "doctor": doctor, "warmup": warmup, "bench": bench}
+_VERBS = {"demo": demo, "subtract": subtract, "doctor": doctor, "warmup": warmup, "bench": bench, "check": check}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
