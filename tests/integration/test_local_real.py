@@ -11,10 +11,11 @@ from astrid_gpu.run.check import check_run
 
 pytest.importorskip("astropy", reason="reads FITS files")
 
-# folder, file, survey, band, MJD, exposure [s], gain [e], zero point [AB mag], pixel scale [arcsec]: from the headers by
-# eye, and from the archives' documentation. None: the header does not say.
+# folder, file, survey, band, MJD, exposure [s], gain [e], zero point [AB mag], pixel scale [arcsec]: from the headers
+# by eye, and from the archives' documentation. None: the header does not say.
 KNOWN = [
-    ("single", "ztf_20200924431759_000655_zr_c13_o_q3_sciimg.cropA.fits.gz", "ZTF", "r", 59116.43177, 30.0, 6.0, 26.285, 1.013),
+    ("single", "ztf_20200924431759_000655_zr_c13_o_q3_sciimg.cropA.fits.gz",
+     "ZTF", "r", 59116.43177, 30.0, 6.0, 26.285, 1.013),
     ("single", "PTF_R_M81_cropped.fits", "PTF", "R", 56251.38368, 60.0, 1.6, 23.503, 1.012),
     ("single", "a8280271.fits", "SAAO", "48", 56486.03997, 150.04, 1.9, None, None),
     ("single", "WFPC2ASSNu5780205bx.fits", "HST", "FR533P15", 51229.79390, 300.0, 7.0, 30.142, 0.0996),
@@ -26,7 +27,8 @@ KNOWN = [
     ("cross_survey/hostphot_field", "DES_r.fits", "DECam", "r", 56604.23267, 450.0, 21.139, 30.0, 0.263),
     ("pairs/jwst_a2744_f200w_crop", "jw01324001001-01324-o001_t001_nircam_clear-f200w_i2d_stamp.crop.fits",
      "JWST", "F200W", 59759.41450, 44579.056, None, 28.029, 0.0309),
-    ("pairs/decam_testcase4/z", "c4d_170419_042827_ooi_z_ls9.S1.fits", "DECam", "z", 57862.18344, 209.0, 3.841, 30.537, 0.263),
+    ("pairs/decam_testcase4/z", "c4d_170419_042827_ooi_z_ls9.S1.fits",
+     "DECam", "z", 57862.18344, 209.0, 3.841, 30.537, 0.263),
     ("pairs/eso085-030", "aligned_eso085-030-004.fit", None, "Clear", 57383.26833, 60.0, None, None, None),
     ("pairs/decam_sfft_mini", "DEC-OBS04a.mini.fits", "DECam", "i", 58334.39134, 330.0, 3.984, None, 0.263),
 ]  # fmt: skip
@@ -68,7 +70,9 @@ def test_folders_become_runs_that_hold_together(data_dir, tmp_path, folder, n_im
     assert len(taken) == n_images
     assert len(list(run.observations("reference"))) == n_references
     report = check_run(run, pixels=False)
-    assert report.ok, str(report)
+    # Both JWST crops carry the dates of a third image in their headers, months from their own MJD.
+    expected = {"time"} if "jwst" in folder else set()
+    assert {f.kind for f in report.errors} == expected, str(report)
     assert report.n_observations == n_images
 
 
