@@ -17,56 +17,72 @@ from pathlib import Path
 from typing import Any
 
 from astrid_gpu.acquire.client import Client, default_client
+from astrid_gpu.acquire.directory import RunDirectory
 from astrid_gpu.acquire.limits import Clock, Policy
 from astrid_gpu.acquire.observations import COLUMNS, KINDS, check_observations, observation_table
+from astrid_gpu.acquire.pairing import Pairing, PairingRules, choose_pairs
 from astrid_gpu.acquire.progress import Progress, progress_lines
-from astrid_gpu.acquire.regions import resolve
+from astrid_gpu.acquire.record import Observation
+from astrid_gpu.acquire.regions import REGIONS, Region, region, resolve
+from astrid_gpu.acquire.tables import pairing_table
 from astrid_gpu.acquire.transfer import Item, download, download_all
 
-ADAPTERS = ("mast", "ps1", "skyview")
-"""Modules that have `search` and `fetch`."""
+ADAPTERS = ("mast", "ps1", "skyview", "local")
+"""Modules that have `search` and `fetch` for images."""
+
+_MODULES = (*ADAPTERS, "alerts")
 
 __all__ = [
     "ADAPTERS",
     "COLUMNS",
     "KINDS",
+    "REGIONS",
     "Client",
     "Clock",
     "Item",
+    "Observation",
+    "Pairing",
+    "PairingRules",
     "Policy",
     "Progress",
+    "Region",
+    "RunDirectory",
     "check_observations",
+    "choose_pairs",
     "default_client",
     "download",
     "download_all",
     "fetch",
     "observation_table",
+    "pairing_table",
     "progress_lines",
+    "region",
     "resolve",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Load an adapter when it is first used."""
-    if name in ADAPTERS:
+    if name in _MODULES:
         return import_module(f"astrid_gpu.acquire.{name}")
     msg = f"module 'astrid_gpu.acquire' has no attribute {name!r}"
     raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *ADAPTERS})
+    return sorted({*globals(), *_MODULES})
 
 
-def fetch(rows: Any, run: str | Path, **options: Any) -> list[Path]:
+def fetch(rows: Any, run: str | Path | RunDirectory, **options: Any) -> list[Path]:
     """Fetch the files of an observation table, each by the adapter that found it.
 
     Parameters
     ----------
     rows : QTable
         From any adapter's `search`, or several of them stacked with `astropy.table.vstack`.
-    run : str or Path
-        A folder, or a run directory: then files go to ``source_fits/science`` and ``source_fits/reference``.
+    run : str, Path or RunDirectory
+        A folder, or a run directory: then files go to ``source_fits/science`` and ``source_fits/reference``, and each
+        image gets its record in ``metadata``.
     **options
         Passed on: `client`, `progress`.
 
@@ -83,7 +99,8 @@ def fetch(rows: Any, run: str | Path, **options: Any) -> list[Path]:
         It is not an observation table, or names an adapter that does not exist.
     """
     from astrid_gpu.acquire.placing import try_each
-    from astrid_gpu.errors import InputError
+    from astrid_gpu.acquire.recording import record_fetched
+    from astrid_gpu.errors import AcquisitionError, InputError
 
     check_observations(rows)
     sources = list(dict.fromkeys(str(source) for source in rows["source"]))
@@ -91,10 +108,16 @@ def fetch(rows: Any, run: str | Path, **options: Any) -> list[Path]:
     if strange:
         msg = f"no adapter is called {strange[0]!r}; there are {', '.join(ADAPTERS)}"
         raise InputError(msg)
-    return try_each((source, partial(_fetch_from, source, rows, run, options)) for source in sources)
+    try:
+        paths = try_each((source, partial(_fetch_from, source, rows, run, options)) for source in sources)
+    except AcquisitionError as error:
+        record_fetched(rows, error.paths, run)
+        raise
+    record_fetched(rows, paths, run)
+    return paths
 
 
-def _fetch_from(source: str, rows: Any, run: str | Path, options: dict[str, Any]) -> list[Path]:
+def _fetch_from(source: str, rows: Any, run: str | Path | RunDirectory, options: dict[str, Any]) -> list[Path]:
     """Fetch the rows of one adapter."""
     adapter = import_module(f"astrid_gpu.acquire.{source}")
     return adapter.fetch(rows[rows["source"] == source], run, **options)  # type: ignore[no-any-return]

@@ -69,6 +69,9 @@ class RunDirectory:
         counts = ", ".join(f"{sum(1 for _ in self.observations(role))} {role}" for role in ROLES)
         return f"<RunDirectory {self.root}: {counts}>"
 
+    def __fspath__(self) -> str:
+        return str(self.root)
+
     def folder(self, name: str) -> Path:
         """Return one of `FOLDERS`.
 
@@ -134,6 +137,7 @@ class RunDirectory:
         *,
         companions: dict[str, str | Path] | None = None,
         source: dict[str, Any] | None = None,
+        otherwise: dict[str, Any] | None = None,
         copy: bool = True,
         **known: Any,
     ) -> Observation:
@@ -147,6 +151,8 @@ class RunDirectory:
             Files that go with it: mask, weight, variance, psf, catalog, ...
         source : dict, optional
             Where it comes from: adapter, url, the service's row. Size and SHA-256 are added.
+        otherwise : dict, optional
+            Fields of `Observation` for what neither the header nor `known` says.
         copy : bool
             Copy a file that lies outside of the run; otherwise it is moved. One that lies in it stays.
         **known
@@ -165,6 +171,7 @@ class RunDirectory:
             An observation with this id and other bytes is in the run.
         """
         found = describe(file, _role(role), **known)
+        found = found.with_(**{k: v for k, v in (otherwise or {}).items() if getattr(found, k) is None})
         record = self.record_path(found.observation_id)
         digest = sha256_of(file)
         if record.exists():

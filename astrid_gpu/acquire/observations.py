@@ -14,7 +14,19 @@ from astrid_gpu.errors import AcquisitionError, InputError
 
 __all__ = ["COLUMNS", "KINDS", "ROLES", "Column", "as_rows", "check_observations", "observation_table"]
 
-KINDS = ("science", "reference", "difference", "mask", "weight", "variance", "psf", "catalog", "cube", "preview")
+KINDS = (
+    "science",
+    "reference",
+    "difference",
+    "mask",
+    "weight",
+    "variance",
+    "error",
+    "psf",
+    "catalog",
+    "cube",
+    "preview",
+)
 """What a file is. "cube" is a stack of frames in one file; "preview" is a picture, never for science."""
 
 ROLES = ("", "science", "reference")
@@ -34,8 +46,8 @@ class Column:
 
 COLUMNS: tuple[Column, ...] = (
     Column("id", "str", "", "observation id, unique in its survey", required=True),
-    Column("ra", "float", "deg", "right ascension of the centre, ICRS", required=True),
-    Column("dec", "float", "deg", "declination of the centre, ICRS", required=True),
+    Column("ra", "float", "deg", "right ascension of the centre, ICRS; NaN if only stars can tell"),
+    Column("dec", "float", "deg", "declination of the centre, ICRS"),
     Column("mjd", "float", "d", "start of the exposure, modified Julian date, UTC; of a stack its mean or first"),
     Column("mjd_end", "float", "d", "end of the exposure"),
     Column("survey", "str", "", "survey or mission: PS1, HST, JWST, TESS, ZTF, DSS2, SDSS, ...", required=True),
@@ -166,7 +178,7 @@ def _check_row(row: dict[str, Any], number: int) -> None:
         problem = f"role {row['role']!r} is not one of science, reference or empty"
     elif problem:
         pass
-    elif not -90 <= row["dec"] <= 90 or not 0 <= row["ra"] < 360:
+    elif row["dec"] < -90 or row["dec"] > 90 or row["ra"] < 0 or row["ra"] >= 360:
         problem = f"position ({row['ra']}, {row['dec']}) is not on the sky: 0 <= ra < 360, -90 <= dec <= 90"
     elif "/" in row["filename"] or row["filename"].startswith("."):
         problem = f"filename {row['filename']!r} must be a plain name without a folder"

@@ -3,11 +3,67 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from astrid_gpu.errors import AcquisitionError, InputError
 
-__all__ = ["radius_degrees", "resolve"]
+__all__ = ["REGIONS", "Region", "radius_degrees", "region", "resolve"]
+
+PLANE = 10.0
+"""Galactic latitude in degrees below which fields are crowded and reddened."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A piece of sky to look at.
+
+    Parameters
+    ----------
+    name : str
+    ra, dec : float
+        Degrees, ICRS.
+    radius : float
+        Degrees; what to search by default.
+    about : str
+        Why one looks there.
+    """
+
+    name: str
+    ra: float
+    dec: float
+    radius: float
+    about: str = ""
+
+    @property
+    def galactic_latitude(self) -> float:
+        """Degrees."""
+        from astropy.coordinates import SkyCoord
+
+        return float(SkyCoord(self.ra, self.dec, unit="deg").galactic.b.deg)
+
+    @property
+    def warning(self) -> str:
+        """What to be told before images are fetched from there; "" if nothing."""
+        latitude = self.galactic_latitude
+        if abs(latitude) >= PLANE:
+            return ""
+        return (
+            f"{self.name} lies at galactic latitude {latitude:+.1f}, in the plane of the Milky Way: crowded and "
+            "reddened. Expect many variable stars and few that stand alone; a field beyond 10 degrees is easier"
+        )
+
+
+REGIONS: dict[str, Region] = {
+    r.name: r
+    for r in (
+        Region("SN 2011fe", 210.773796, 54.273672, 0.1, "the supernova Ia of 2011 in M101, the nearest in decades"),
+        Region("M101", 210.802429, 54.348750, 0.25, "nearby spiral, seen often: SN 2011fe, SN 2023ixf"),
+        Region("COSMOS", 150.119167, 2.205833, 0.7, "deep field, 2 square degrees, all wavelengths"),
+        Region("GOODS-N", 189.229167, 62.237500, 0.15, "deep field of HST, Chandra and JWST"),
+    )
+}
+"""Built-in targets, by name; case, blanks and dashes do not matter."""
 
 
 def resolve(position: Any) -> Any:
@@ -16,8 +72,8 @@ def resolve(position: Any) -> Any:
     Parameters
     ----------
     position : SkyCoord, (ra, dec) or str
-        Two numbers are degrees. Text is ``"210.80 54.35"`` (degrees), ``"14:03:12.5 +54:20:57"`` or
-        ``"14h03m12.5s +54d20m57s"``, or a name that Sesame knows (needs the network).
+        Two numbers are degrees. Text is a name in `REGIONS`, ``"210.80 54.35"`` (degrees),
+        ``"14:03:12.5 +54:20:57"`` or ``"14h03m12.5s +54d20m57s"``, or a name that Sesame knows (needs the network).
 
     Raises
     ------
@@ -30,7 +86,9 @@ def resolve(position: Any) -> Any:
     from astropy.coordinates import SkyCoord
 
     try:
-        if isinstance(position, SkyCoord):
+        if isinstance(position, Region):
+            found = SkyCoord(position.ra, position.dec, unit="deg")
+        elif isinstance(position, SkyCoord):
             found = position.icrs
         elif isinstance(position, str):
             found = _from_text(position)
@@ -48,6 +106,36 @@ def resolve(position: Any) -> Any:
     return found
 
 
+def region(position: Any, radius: Any = None) -> Region:
+    """Return a position as a `Region`: a built-in one by its name, else one of the radius given.
+
+    Parameters
+    ----------
+    position : Region or anything `resolve` takes
+    radius : float, Quantity or str, optional
+        Default: the built-in region's own, else 0.1 degrees.
+
+    Raises
+    ------
+    InputError, AcquisitionError
+        As `resolve` and `radius_degrees`.
+    """
+    found = position if isinstance(position, Region) else _built_in(position) if isinstance(position, str) else None
+    if found is None:
+        centre = resolve(position)
+        name = position if isinstance(position, str) else f"{centre.ra.deg:.5f} {centre.dec.deg:+.5f}"
+        found = Region(name, float(centre.ra.deg), float(centre.dec.deg), 0.1)
+    if radius is None:
+        return found
+    return Region(found.name, found.ra, found.dec, radius_degrees(radius), found.about)
+
+
+def _built_in(name: str) -> Region | None:
+    """Return the built-in region of that name, however it is written."""
+    plain = re.sub(r"[\s_-]", "", name).lower()
+    return next((r for key, r in REGIONS.items() if re.sub(r"[\s_-]", "", key).lower() == plain), None)
+
+
 def _from_text(text: str) -> Any:
     """Return the position that a text stands for."""
     from astropy.coordinates import SkyCoord
@@ -61,6 +149,9 @@ def _from_text(text: str) -> Any:
     if not said:
         msg = "the position is an empty text"
         raise InputError(msg)
+    built_in = _built_in(said)
+    if built_in is not None:
+        return SkyCoord(built_in.ra, built_in.dec, unit="deg")
     try:
         return SkyCoord.from_name(said)
     except NameResolveError as error:

@@ -14,7 +14,7 @@ from astrid_gpu.io.files import find_hdu, open_fits, pixels_of, silent, split_sp
 from astrid_gpu.io.headers import HeaderFacts, read_facts
 from astrid_gpu.io.images import celestial_wcs
 
-__all__ = ["FitsInspection", "WcsInspection", "inspect_fits", "sha256_of"]
+__all__ = ["FitsInspection", "WcsInspection", "inspect_fits", "inspect_wcs", "sha256_of"]
 
 _COARSEST = 120.0  # arcsec a pixel: coarser than any imaging survey (TESS has 21)
 _FINEST = 0.002  # arcsec a pixel: finer than any

@@ -54,7 +54,6 @@ def test_tables_of_several_adapters_stack():
     [
         ({"dec": 91.0}, "not on the sky"),
         ({"ra": 360.0}, "not on the sky"),
-        ({"ra": None}, "ra is empty"),
         ({"survey": ""}, "survey is empty"),
         ({"kind": "picture"}, "kind 'picture'"),
         ({"role": "best"}, "role 'best'"),

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from astrid_gpu.acquire import local
+from astrid_gpu.acquire.directory import RunDirectory
 from astrid_gpu.errors import AcquisitionError, InputError
 from tests.fits_files import write_fits
 
@@ -86,10 +87,12 @@ def test_one_bad_file_stops_nothing(tmp_path):
     files, skipped = local.find(tmp_path)
     assert [f.path.name for f in files] == ["a.fits"]
     assert "web page" in skipped[0].reason
-    taken, failed = local.add(files, tmp_path / "run")
-    assert [o.observation_id for o in taken] == ["a"]
-    assert not failed
-    assert taken[0].source["adapter"] == "local"
+    rows = local.search(tmp_path)
+    assert "web page" in rows.meta["skipped"][0]
+    paths = local.fetch(rows, tmp_path / "run")
+    (taken,) = RunDirectory(tmp_path / "run").observations()
+    assert taken.source["adapter"] == "local"
+    assert paths == [RunDirectory(tmp_path / "run").path(taken.paths["source"])]
 
 
 def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
@@ -97,9 +100,8 @@ def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path):
     write_fits(tmp_path / "n2" / "a.fits", seed=2)
     files, _ = local.find(tmp_path)
     assert sorted(roles(files)) == ["n1_a", "n2_a"]
-    taken, failed = local.add(files, tmp_path / "run")
-    assert len({o.paths["source"] for o in taken}) == 2
-    assert not failed
+    assert len(set(local.fetch(local.search(tmp_path), tmp_path / "run"))) == 2
+    assert {o.observation_id for o in RunDirectory(tmp_path / "run").observations()} == {"n1_a", "n2_a"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
@@ -151,3 +153,26 @@ def test_nothing_there_is_an_error(tmp_path):
         local.find(tmp_path / "none")
     with pytest.raises(AcquisitionError, match="holds no FITS"):
         local.find(tmp_path)
+
+
+def test_search_gives_planes_a_row_and_fetch_takes_them_along(tmp_path):
+    write_fits(tmp_path / "new.fits", seed=1)
+    write_fits(tmp_path / "new.weight.fits", seed=2)
+    write_fits(tmp_path / "far.fits", seed=3, ra=160.0)
+    rows = local.search(tmp_path, position=(150.0, 2.0), radius=0.1)
+    assert rows["kind"].tolist() == ["science", "weight"]
+    assert rows["size"].tolist() == [(tmp_path / name).stat().st_size for name in ("new.fits", "new.weight.fits")]
+    run = RunDirectory(tmp_path / "run")
+    assert [path.name for path in local.fetch(rows, run)] == ["new.fits", "new.weight.fits"]
+    assert run.observation("new").paths["weight"] == "source_fits/science/new.weight.fits"
+
+
+def test_a_file_that_went_bad_meanwhile_is_named_and_the_others_taken(tmp_path):
+    write_fits(tmp_path / "a.fits", seed=1)
+    write_fits(tmp_path / "b c.fits", seed=2)
+    rows = local.search(tmp_path)
+    (tmp_path / "a.fits").write_text("gone")
+    with pytest.raises(AcquisitionError, match="1 of 2") as caught:
+        local.fetch(rows, tmp_path / "run")
+    assert [path.name for path in caught.value.paths] == ["b c.fits"]
+    assert caught.value.failures[0][0] == "a.fits"
