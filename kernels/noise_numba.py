@@ -123,12 +123,16 @@ def _smooth(image, bad, taps, least, first, last, out):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
-def _variance_row(signal, bad, sigma, scale, per_count, smooth, out):  # noqa: ANN001, ANN202
-    """Write the variance of a row; `scale` holds what the smoothed and the single pixel are compared with."""
+def _variance_row(signal, bad, sigma, scale, per_count, smooth, share, out):  # noqa: ANN001, ANN202
+    """Write the variance of a row; `scale` holds what the neighbours' mean and the single pixel are compared with."""
     zero, one = signal.dtype.type(0), signal.dtype.type(1)
+    least, own_share = scale[3], scale[4]
     for x in range(signal.size):
-        s, noise = max(smooth[x], zero), max(sigma[x], scale[2])
-        q = s / (scale[0] * noise)
+        # The mean without the pixel itself.
+        value, part = (zero, zero) if bad[x] else (signal[x], own_share)
+        around = smooth[x] * max(share[x], least) - part * value
+        s, noise = max(around / max(share[x] - part, least), zero), max(sigma[x], scale[2])
+        q = max(smooth[x], zero) / (scale[0] * noise)
         q *= q
         q *= q
         trust = zero if bad[x] else one - one / (one + q)
@@ -136,8 +140,7 @@ def _variance_row(signal, bad, sigma, scale, per_count, smooth, out):  # noqa: A
         f *= f
         f *= f
         faint = one - one / (one + f)
-        own = zero if bad[x] else signal[x]
-        adopted = trust * own + (one - trust) * faint * s
+        adopted = trust * value + (one - trust) * faint * s
         out[x] = sigma[x] * sigma[x] + max(adopted, zero) * per_count
 
 
@@ -151,7 +154,7 @@ def _variance(signal, bad, sigma, scale, per_count, taps, first, last, out):  # 
     for y in range(first, last):
         clean = lost[min(end, y + reach + 1) - low] == lost[max(0, y - reach) - low]
         _smooth_row(signal, bad, y, clean, taps, least, lines, smooth)
-        _variance_row(signal[y], bad[y], sigma[y], scale, per_count, smooth, out[y])
+        _variance_row(signal[y], bad[y], sigma[y], scale, per_count, smooth, lines[2], out[y])
 
 
 def smooth_good(signal: Any, bad: Any, width: float, least: float) -> np.ndarray:
@@ -167,8 +170,10 @@ def source_variance(signal: Any, sigma: Any, gain: float, bad: Any, *, width: fl
     image, lost = np.ascontiguousarray(signal), np.ascontiguousarray(bad)
     kind = image.dtype.type
     noise = np.ascontiguousarray(np.broadcast_to(np.asarray(sigma, image.dtype), image.shape))
-    left = _FAINT / (2.0 * np.sqrt(np.pi) * width)
-    scale = np.array([_TRUST, left, np.finfo(np.float32).tiny, _LEAST], image.dtype)
+    half = _taps(width, np.float64)
+    own = half[0] ** 2  # the weight of the pixel itself, and the noise of the mean without it
+    quiet = np.sqrt((2 * np.sum(half**2) - own) ** 2 - own**2) / (1 - own)
+    scale = np.array([_TRUST, _FAINT * quiet, np.finfo(np.float32).tiny, _LEAST, own], image.dtype)
     out, taps = np.empty_like(image), _taps(width, image.dtype)
     _bands(lambda a, b: _variance(image, lost, noise, scale, kind(1.0 / gain), taps, a, b, out), len(image))
     return out
