@@ -256,6 +256,19 @@ class TileValues:
             found[name] = float(np.sqrt(((stamps - middle) ** 2).sum(axis=(1, 2)).max()) / size)
         return found
 
+    def within(self) -> float:
+        """Return how much PSFs and flux ratio change from the middle of a tile to its edge, as a fraction, at most.
+
+        That is half of the difference between neighbours.
+        """
+        found = [_half_step(self.flux_ratio[:, None] / np.median(self.flux_ratio), self.tiles.grid)]
+        for stamps in (self.psf_science, self.psf_reference):
+            if len(stamps) > 1:
+                middle = stamps[self.tiles.middle]
+                flat = stamps.reshape(len(stamps), -1) / np.sqrt((middle**2).sum())
+                found.append(_half_step(flat, self.tiles.grid))
+        return max(found)
+
     def reasons(self, noise: float, psf: float) -> list[str]:
         """Return in words what varies by more than a fraction `noise`, or for PSFs and flux ratio than `psf`.
 
@@ -283,6 +296,13 @@ class TileValues:
 
     def __repr__(self) -> str:
         return f"<TileValues of {self.tiles!r}>"
+
+
+def _half_step(rows: np.ndarray, grid: tuple[int, int]) -> float:
+    """Return half of the largest difference between neighbours along y and x, added in square, of rows (n, m)."""
+    mesh = rows.reshape(*grid, -1)
+    steps = [np.sqrt((np.diff(mesh, axis=axis) ** 2).sum(axis=-1)).max(initial=0.0) for axis in (0, 1)]
+    return 0.5 * float(np.hypot(*steps))
 
 
 def _departure(values: np.ndarray) -> float:
