@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from astrid_gpu._host_ops import host_op
@@ -14,15 +16,20 @@ from astrid_gpu.results import Background, Step
 
 __all__ = ["dilated", "median_of", "noise_variance", "sky_sigma", "source_pixels"]
 
+_MUCH = 3.0  # times; a plane whose sky is this much quieter than the image's is no variance of it
+_SKY_ONLY = 0.1  # of the photon noise of bright pixels; a plane that has less of it was made from the sky
+_FEW_BRIGHT = 20  # pixels beyond 10 sigma, to judge that by
 _WINGS = ((30.0, 2.0), (200.0, 3.0), (1000.0, 5.0), (5000.0, 8.0))  # peak in noise of the smoothed image; FWHM
 
 
 def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, float, Step]:
     r"""Return the variance of every pixel and the scalar background noise for the Fourier denominators.
 
-    From `image.variance` if given. Else from the gain: V = sigma_bkg² + (source counts) / gain, the source counts
-    smoothed where they are faint (`ops.noise.source_variance`). Without a gain one is estimated from the sky level
-    and its noise, or, where no sky was left in the image, the photon noise of sources is left out; the Step says so.
+    From `image.variance` if given: a plane that does not rise with the sources, though their photons are noise, gets
+    that noise by the gain; one below a ninth of the noise of the pixels is scaled. Else from the gain:
+    V = sigma_bkg² + (source counts) / gain, the source counts smoothed where they are faint
+    (`ops.noise.source_variance`). Without a gain one is estimated from the sky level and its noise, or, where no sky
+    was left in the image, the photon noise of sources is left out; the Step says so.
 
     Parameters
     ----------
@@ -65,7 +72,11 @@ def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, fl
 
 
 def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.ndarray, float, Step]:
-    """Take the variance plane; sigma is that of its blank sky, its ratio to the pixels' own noise is reported."""
+    """Take the variance plane; sigma is that of its blank sky, its ratio to the pixels' own noise is reported.
+
+    A plane that knows of the sky only gets the photon noise of the sources, if there is a gain; one that is far too
+    small for the noise that neighbouring pixels show is scaled up.
+    """
     plane = np.asarray(image.variance)
     usable = np.isfinite(plane) & (plane > 0)
     good = usable & ~bad
@@ -80,9 +91,46 @@ def _given_variance(image: Image, bad: np.ndarray, rms: np.ndarray) -> tuple[np.
     ratio = measured / sigma
     n_unusable = int(np.count_nonzero(~usable & ~bad))
     more = f"; {n_unusable} pixels without a usable variance got that of blank sky" if n_unusable else ""
-    text = f"{image.name}: variance as given, background noise {sigma:.4g} a pixel, the sky's {ratio:.2f} of it{more}"
     values = {"sigma": sigma, "measured_over_given": ratio, "n_unusable": n_unusable, "sigma_origin": "variance plane"}
-    return np.where(usable, plane, plane.dtype.type(sigma**2)), sigma, Step("noise", text, values)
+    variance = np.where(usable, plane, plane.dtype.type(sigma**2))
+    text = f"variance as given, background noise {sigma:.4g} a pixel, the sky's {ratio:.2f} of it{more}"
+    scale = pixel_sigma(image.data, bad) / sigma
+    if ratio > _MUCH and scale > _MUCH:
+        variance, sigma = variance * plane.dtype.type(ratio**2), sigma * ratio
+        values |= {"sigma": sigma, "scaled_by": ratio**2}
+        text += f"; no variance of these pixels, so scaled by {ratio**2:.4g}"
+    added, how, numbers = _missing_sources(image, variance, sigma, rms, bad)
+    if added is not None:
+        variance = variance + added.astype(variance.dtype, copy=False)
+    return variance, sigma, Step("noise", f"{image.name}: {text}{how}", values | numbers)
+
+
+def _missing_sources(
+    image: Image, variance: np.ndarray, sigma: float, rms: np.ndarray, bad: np.ndarray
+) -> tuple[np.ndarray | None, str, dict[str, Any]]:
+    """Return the photon noise that sources lack in a variance plane, None if none; what is to be told, in numbers too.
+
+    Over bright pixels the plane of an image that counts photons rises by I / gain above the sky's; one made from the
+    sky alone does not.
+    """
+    bright = ~bad & (np.where(bad, 0, image.data) > 10 * sigma)
+    if np.count_nonzero(bright) < _FEW_BRIGHT:
+        return None, "", {}
+    light = image.data[bright].astype(float)
+    rise = float(np.sum(variance[bright] - sigma**2) / light.sum())
+    numbers: dict[str, Any] = {"rise": rise}
+    gain, origin = _gain(image, rms, bad)
+    # Of sources too faint to make noise of their own nothing can be said, and nothing is missing.
+    if gain is None or float(np.median(light)) / gain < 0.1 * sigma**2:
+        if gain is None and abs(rise) * float(np.median(light)) < 0.01 * sigma**2:
+            return None, "; it does not rise with the sources, and no gain tells their photon noise", numbers
+        return None, "", numbers
+    numbers |= {"gain": gain, "gain_origin": origin, "sources_in_plane": rise * gain}
+    if rise * gain > _SKY_ONLY:
+        return None, "", numbers
+    whole = host_op("source_variance", noise_ops.source_variance)(image.data, rms.dtype.type(sigma), gain, bad)
+    how = f"; it does not rise with the sources: their photon noise by gain {gain:.4g} ({origin}) added"
+    return np.maximum(whole - sigma**2, 0), how, numbers
 
 
 def _gain(image: Image, rms: np.ndarray, bad: np.ndarray) -> tuple[float | None, str]:

@@ -147,3 +147,46 @@ def test_gain_from_the_sky_is_about_right(rng):
     _, _, step = noise_variance(image, background)
     assert step.values["gain_origin"] == "sky"
     assert step.values["gain"] == pytest.approx(2.0, rel=0.05)
+
+
+def plane_pulls(rng, plane_of, **known):
+    """Width of (data - truth) / sqrt(V) on bright pixels, with V from a plane; and the step."""
+    field = star_field(rng, n=80, snr=(100, 2000), shape=(400, 400))
+    image = field.image.with_(variance=plane_of(field), **known)
+    subtracted, background, _ = subtract_background(image, backend="numpy")
+    variance, _, step = noise_variance(subtracted, background)
+    pull = (field.image.data - 200.0 - field.clean) / np.sqrt(variance)
+    bright, dark = field.clean > 20 * field.sigma, field.clean < 0.3 * field.sigma
+    assert bright.sum() > 500
+    return pull[bright].std(), pull[dark].std(), step, 4 / np.sqrt(2 * bright.sum()) + 0.03
+
+
+def test_a_full_plane_is_left_as_it_is(rng):
+    bright, dark, step, tolerance = plane_pulls(rng, lambda field: field.variance)
+    assert step.values["sources_in_plane"] == pytest.approx(1.0, abs=0.05)
+    assert (bright, dark) == pytest.approx((1.0, 1.0), abs=tolerance)
+    assert "added" not in step.text
+    assert "scaled" not in step.text
+
+
+def test_a_plane_of_the_sky_alone_gets_the_photon_noise_of_the_sources(rng):
+    def sky_only(field):
+        return np.full(field.image.shape, field.sigma**2)
+
+    bright, dark, step, tolerance = plane_pulls(rng, sky_only)
+    assert (bright, dark) == pytest.approx((1.0, 1.0), abs=tolerance)
+    assert "their photon noise by gain" in step.text
+    assert step.values["sources_in_plane"] == pytest.approx(0.0, abs=0.01)
+    # Without a gain in the header the sky's noise gives one.
+    bright, _, step, _ = plane_pulls(rng, sky_only, gain=None)
+    assert bright == pytest.approx(1.0, abs=0.1)
+    assert "(sky) added" in step.text
+
+
+def test_a_plane_in_the_wrong_unit_is_scaled_to_the_noise_and_told(rng):
+    """A relative weight map: 1 on the average, say, whatever the unit of the data."""
+    bright, dark, step, tolerance = plane_pulls(rng, lambda field: field.variance / np.median(field.variance) * 0.05)
+    assert step.values["scaled_by"] > 9
+    assert "scaled by" in step.text
+    # The scale is that of the clipped sky, faint wings of the stars included.
+    assert (bright, dark) == pytest.approx((1.0, 1.0), abs=tolerance + 0.03)
