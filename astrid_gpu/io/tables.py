@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu.errors import InputError
+from astrid_gpu.io.ecsv import EcsvColumn, write_ecsv
 from astrid_gpu.io.extras import need
 from astrid_gpu.io.files import silent
 from astrid_gpu.io.paths import atomic_path
@@ -52,9 +53,6 @@ def candidates_table(candidates: Candidates) -> Any:
     from astropy import units as u
     from astropy.table import QTable
 
-    import astrid_gpu
-    from astrid_gpu.flags import describe
-
     table = QTable()
     flux_unit = _flux_unit(candidates)
     with silent():
@@ -65,24 +63,33 @@ def candidates_table(candidates: Candidates) -> Any:
             table[name] = values if unit is None else values * u.Unit(unit)
             if known is not None:
                 table[name].info.description = known.meaning
-    table.meta = {
+    table.meta = _about(candidates)
+    return table
+
+
+def _about(candidates: Candidates) -> dict[str, Any]:
+    """Return what a table says about itself."""
+    import astrid_gpu
+    from astrid_gpu.flags import describe
+
+    return {
         "creator": f"astrid_gpu {astrid_gpu.__version__}",
         "threshold": float(candidates.threshold),
         "extractor": candidates.extractor,
         "flags": {info.name: f"{info.bit}: {info.meaning}" for info in describe()},
         **_plain(candidates.meta),
     }
-    return table
 
 
 def _flux_unit(candidates: Candidates) -> Any:
     """Return the unit of flux that the science header names, if astropy knows it; None = plain numbers."""
-    from astropy import units as u
-
     meta = candidates.meta
     said = meta.get("flux_unit") or meta.get("bunit") or (meta.get("science_meta") or {}).get("bunit")
     if not said:
         return None
+    need("astropy", "fits", "a table with units")
+    from astropy import units as u
+
     alias = {"nanomaggy": "nmgy", "electrons": "electron", "counts": "ct", "dn": "DN", "adu": "adu"}
     with silent():
         unit = u.Unit(alias.get(str(said).strip().lower(), str(said).strip()), parse_strict="silent")
@@ -123,6 +130,10 @@ def write_candidates(candidates: Candidates, path: str | Path) -> Path:
     with atomic_path(path) as part:
         if kind == ".csv":
             _write_csv(candidates, part)
+        elif kind == ".ecsv" and all(
+            candidates.data[name].dtype.kind in "iufb" for name in candidates.data.dtype.names or ()
+        ):
+            _write_ecsv(candidates, part)
         else:
             table = candidates_table(candidates)
             if kind == ".fits":
@@ -130,6 +141,18 @@ def write_candidates(candidates: Candidates, path: str | Path) -> Path:
             with silent():
                 table.write(part, format="ascii.ecsv" if kind == ".ecsv" else "fits", overwrite=True)
     return path
+
+
+def _write_ecsv(candidates: Candidates, path: Path) -> None:
+    """Write what astropy would of `candidates_table`; its tables are slower to import than all candidates to write."""
+    unit = _flux_unit(candidates)
+    flux_unit = None if unit is None else unit.to_string()
+    columns = {}
+    for name in candidates.data.dtype.names or ():
+        known = COLUMNS.get(name, Column(None, "", ""))
+        unit = flux_unit if known.unit == "flux" else known.unit
+        columns[name] = EcsvColumn(candidates.data[name], unit, known.meaning or None)
+    write_ecsv(path, columns, _about(candidates))
 
 
 def _write_csv(candidates: Candidates, path: Path) -> None:

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 from importlib.util import find_spec
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,16 +77,11 @@ class Draughtsman:
 
 
 def _serve() -> None:
-    """Import what drawing needs, then draw the page that comes through standard input; what the process runs."""
-    from astrid_gpu.report.drawing import new_figure
-    from astrid_gpu.report.summary import draw_page
+    """Draw a blank page to nowhere while nothing waits, then fill it with what comes; what the process runs."""
+    from astrid_gpu.report.summary import blank_page, draw_page, rehearse
 
-    figure = new_figure(2.0, 2.0)  # a rehearsal: fonts, mathematics and scales are loaded while nothing waits for them
-    axis = figure.add_subplot()
-    axis.imshow([[0.0, 1.0]])
-    axis.set_title("S$_{corr}$ σ", fontweight="bold")
-    axis.set_yscale("log")
-    figure.savefig(BytesIO(), format="png")
+    blank = blank_page()
+    rehearse(blank)
     content = sys.stdin.buffer.read()
     if content:
-        draw_page(*pickle.loads(content))  # noqa: S301 - from the process that started this one
+        draw_page(*pickle.loads(content), blank=blank)  # noqa: S301 - from the process that started this one

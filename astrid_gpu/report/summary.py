@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._host_ops import both
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import INVALID, decode
 from astrid_gpu.report.drawing import (
@@ -32,13 +34,33 @@ from astrid_gpu.report.drawing import (
     shrink,
     sky_frame,
     sky_scale,
+    write_png,
 )
 from astrid_gpu.results import Candidates, Difference
 
-__all__ = ["Page", "Panel", "draw_page", "summary_figure", "summary_page"]
+__all__ = [
+    "Blank",
+    "Maps",
+    "Page",
+    "Panel",
+    "blank_page",
+    "draw_page",
+    "rehearse",
+    "summary_figure",
+    "summary_maps",
+    "summary_page",
+]
 
 SCORE_LIMIT = 10.0
 _STEP = 0.25  # of the histogram
+_TITLES = (
+    "Science",
+    "Reference, in science units",
+    "Difference",
+    "Significance  S$_{corr}$",
+    "S$_{corr}$ against the unit Gaussian",
+    "",
+)
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")  # matplotlib's own powers take longer than all images
 
 
@@ -47,6 +69,18 @@ class Panel(NamedTuple):
 
     image: np.ndarray
     invalid: np.ndarray
+
+
+class Maps(NamedTuple):
+    """The part of a `Page` that does not wait for candidates; fields as there."""
+
+    shape: tuple[int, ...]
+    grey: tuple[Panel | None, Panel | None]
+    signed: tuple[Panel | None, Panel | None]
+    scale: Scale
+    limit: float
+    counts: tuple[np.ndarray, np.ndarray] | None
+    width: str
 
 
 @dataclass(frozen=True)
@@ -125,8 +159,32 @@ def summary_figure(
     return draw_page(summary_page(diff, candidates, title=title), path, dpi=dpi)
 
 
-def summary_page(diff: Difference, candidates: Candidates | None, *, title: str | None = None) -> Page:
-    """Gather what `summary_figure` shows; cheap beside drawing it.
+def summary_page(
+    diff: Difference, candidates: Candidates | None, *, title: str | None = None, maps: Maps | None = None
+) -> Page:
+    """Gather what `summary_figure` shows; cheap beside drawing it. `maps` are those of `summary_maps`, if made already.
+
+    Raises
+    ------
+    InputError
+        A stack of differences.
+    """
+    maps = maps or summary_maps(diff)
+    count = 0 if candidates is None else len(candidates)
+    threshold = "" if candidates is None else f" beyond {candidates.threshold:g} σ"
+    return Page(
+        **maps._asdict(),
+        name=title or f"{diff.meta.get('science', 'science')}  −  {diff.meta.get('reference', 'reference')}",
+        said=f"{diff.method} on {diff.backend}     {count} candidate{'' if count == 1 else 's'}{threshold}",
+        frame=sky_frame(diff.wcs, maps.shape),
+        table=None if candidates is None else candidates.data,
+        threshold=float("nan") if candidates is None else float(candidates.threshold),
+        facts=_facts(diff, _host_mask(diff)),
+    )
+
+
+def summary_maps(diff: Difference) -> Maps:
+    """Reduce the images and maps of a difference to what a page shows of them, on two threads.
 
     Raises
     ------
@@ -136,37 +194,26 @@ def summary_page(diff: Difference, candidates: Candidates | None, *, title: str 
     if len(diff.shape) != 2:
         msg = f"a summary shows one pair, this difference is a stack of shape {diff.shape}; draw them one by one"
         raise InputError(msg)
-    science, reference, score, mask = (
-        host(diff.science),
-        _in_science_units(diff),
-        host(diff.score_corr),
-        None if diff.mask is None else np.asarray(diff.mask.get() if hasattr(diff.mask, "get") else diff.mask),
-    )
-    difference = np.asarray(host(diff.difference))
-    scale = sky_scale(science, reference)
+    score, mask, difference = host(diff.score_corr), _host_mask(diff), np.asarray(host(diff.difference))
+
+    def images() -> tuple[Scale, tuple[Panel | None, Panel | None]]:
+        science, reference = host(diff.science), _in_science_units(diff)
+        scale = sky_scale(science, reference)
+        return scale, (_less(science, scale.level), _less(reference, scale.level))
+
+    def signed() -> tuple[tuple[Panel, Panel | None], Any]:
+        panel = None if score is None else Panel(shrink(score, extreme=True), invalid_pixels(score, mask))
+        return (Panel(shrink(difference), invalid_pixels(difference, mask)), panel), _distribution(score, mask)
+
+    (scale, grey), (panels, (counts, width)) = both(images, signed)
     values = finite_part(difference)
     sigma = float(np.diff(np.percentile(values, [15.865, 84.135]))[0]) / 2 if values.size else 1.0
-    count = 0 if candidates is None else len(candidates)
-    threshold = "" if candidates is None else f" beyond {candidates.threshold:g} σ"
-    counts, width = _distribution(score, mask)
-    return Page(
-        shape=difference.shape,
-        name=title or f"{diff.meta.get('science', 'science')}  −  {diff.meta.get('reference', 'reference')}",
-        said=f"{diff.method} on {diff.backend}     {count} candidate{'' if count == 1 else 's'}{threshold}",
-        grey=(_less(science, scale.level), _less(reference, scale.level)),
-        signed=(
-            Panel(shrink(difference), invalid_pixels(difference, mask)),
-            None if score is None else Panel(shrink(score, extreme=True), invalid_pixels(score, mask)),
-        ),
-        scale=scale,
-        limit=6.0 * (sigma or 1.0),
-        frame=sky_frame(diff.wcs, difference.shape),
-        table=None if candidates is None else candidates.data,
-        threshold=float("nan") if candidates is None else float(candidates.threshold),
-        counts=counts,
-        width=width,
-        facts=_facts(diff, mask),
-    )
+    return Maps(difference.shape, grey, panels, scale, 6.0 * (sigma or 1.0), counts, width)
+
+
+def _host_mask(diff: Difference) -> np.ndarray | None:
+    mask = diff.mask
+    return None if mask is None else np.asarray(mask.get() if hasattr(mask, "get") else mask)
 
 
 def _less(image: np.ndarray | None, level: float) -> Panel | None:
@@ -178,38 +225,80 @@ def _distribution(score: np.ndarray | None, mask: np.ndarray | None) -> tuple[An
     if score is None:
         return None, ""
     bins = round(2 * SCORE_LIMIT / _STEP)
-    valid = np.isfinite(score)
-    clean = valid if mask is None else valid & (mask == 0)
-    place = np.clip((np.where(valid, score, 0) + SCORE_LIMIT) * (1 / _STEP), 0, bins - 1).astype(np.uint8)
-    counts = [np.bincount(place[chosen], minlength=bins) for chosen in (valid, clean)]
-    values = finite_part(np.where(clean, score, np.nan), 1_000_000)
+    counts = np.zeros((2, bins), np.int64)
+    step = max(1, score.size // 1_000_000)  # the width from every so manieth row
+    sample = []
+    for first in range(0, len(score), 64):  # some rows at a time, while they are in cache
+        rows, flags = score[first : first + 64], None if mask is None else mask[first : first + 64]
+        valid = np.isfinite(rows)
+        clean = valid if flags is None else valid & (flags == 0)
+        place = np.clip((np.where(valid, rows, 0) + SCORE_LIMIT) * (1 / _STEP), 0, bins - 1).astype(np.uint8)
+        counts += [np.bincount(place[chosen], minlength=bins) for chosen in (valid, clean)]
+        every = slice(-first % step, None, step)
+        sample.append(rows[every][clean[every]])
+    values = np.concatenate(sample)
     if not values.size:
         return (counts[0], counts[1]), ""
     low, middle, high = np.percentile(values, [15.865, 50, 84.135])
     return (counts[0], counts[1]), f"median {middle:+.3f}\nwidth {(high - low) / 2:.3f}"
 
 
-def draw_page(page: Page, path: str | Path, *, dpi: int = 100) -> Path:
-    """Draw a page and write it."""
-    figure = new_figure(16.0, 10.9)
-    grid = figure.add_gridspec(2, 3, left=0.04, right=0.99, bottom=0.055, top=0.885, wspace=0.14, hspace=0.17)
-    axes = [figure.add_subplot(grid[i // 3, i % 3]) for i in range(6)]
-    _heading(figure, page)
-    _images(axes[:4], page)
+class Blank(NamedTuple):
+    """A page before there is anything to show: its axes, and the signed maps with their colour bars."""
+
+    figure: Any
+    axes: list[Any]
+    maps: tuple[tuple[Any, Any], ...]
+
+
+def draw_page(page: Page, path: str | Path, *, dpi: int = 100, blank: Blank | None = None) -> Path:
+    """Draw a page, on a blank one if there is one already, and write it."""
+    blank = blank or blank_page()
+    figure, axes = blank.figure, blank.axes
+    name = page.name
+    figure.text(0.04, 0.957, name, fontsize=min(17.0, 17.0 * 95 / len(name)), fontweight="bold", color=INK)
+    figure.text(0.04, 0.929, page.said, fontsize=11.5, color=SOFT)
+    _images(blank, page)
     _histogram(axes[4], page)
     _numbers(axes[5], page)
     return save(figure, path, dpi)
 
 
-def _heading(figure: Any, page: Page) -> None:
-    """Write the title and what the colours mean."""
+def blank_page() -> Blank:
+    """Make what is the same on every page."""
+    figure = new_figure(16.0, 10.9)
+    grid = figure.add_gridspec(2, 3, left=0.04, right=0.99, bottom=0.055, top=0.885, wspace=0.14, hspace=0.17)
+    axes = [figure.add_subplot(grid[i // 3, i % 3]) for i in range(6)]
+    _legend(figure)
+    for axis, title in zip(axes, _TITLES, strict=True):
+        axis.set_title(title, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold", y=1.0)
+        axis.tick_params(labelsize=8, colors=SOFT, length=3, width=0.6)
+        axis.set_anchor("W")
+        for spine in axis.spines.values():
+            spine.set(color=SOFT, linewidth=0.7)
+    for axis in axes[:4]:
+        _limits(axis, (2000, 2000))
+        axis.locator_params(nbins=5)
+    _prepare_histogram(axes[4])
+    axes[5].set_axis_off()
+    axes[5].set(xlim=(0, 1), ylim=(0, 1))
+    maps = tuple(_prepare_map(axis, unit) for axis, unit in zip(axes[2:4], ("", "σ"), strict=True))
+    return Blank(figure, axes, maps)
+
+
+def rehearse(blank: Blank) -> None:
+    """Draw a blank page to nowhere: what matplotlib loads and keeps for text and ticks is there when it counts."""
+    picture = blank.axes[0].imshow([[0.0, 1.0]], cmap=MAP, norm=Scale(0.0, 1.0, 10.0).norm(), interpolation="nearest")
+    write_png(blank.figure, BytesIO(), 100)
+    picture.remove()
+
+
+def _legend(figure: Any) -> None:
+    """Write what the colours mean."""
     from matplotlib.legend_handler import HandlerPatch
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle, Patch
 
-    name = page.name
-    figure.text(0.04, 0.957, name, fontsize=min(17.0, 17.0 * 95 / len(name)), fontweight="bold", color=INK)
-    figure.text(0.04, 0.929, page.said, fontsize=11.5, color=SOFT)
     ring: dict[str, Any] = {"marker": "o", "ls": "none", "mfc": "none", "markersize": 9, "markeredgewidth": 1.6}
     handles = [
         Line2D([], [], markeredgecolor=POSITIVE, label="brighter in science", **ring),
@@ -230,12 +319,13 @@ def _round(width: float, height: float, xdescent: float, ydescent: float, **_: A
     return Circle((width / 2 - xdescent, height / 2 - ydescent), 0.55 * height)
 
 
-def _images(axes: list[Any], page: Page) -> None:
+def _images(blank: Blank, page: Page) -> None:
     """Draw the four maps."""
-    _grey(axes[0], page.grey[0], page, "Science")
-    _grey(axes[1], page.grey[1], page, "Reference, in science units")
-    _diverging(axes[2], page.signed[0], page.shape, page.limit, "Difference", "science units")
-    _diverging(axes[3], page.signed[1], page.shape, SCORE_LIMIT, "Significance  S$_{corr}$", "σ")
+    axes = blank.axes[:4]
+    for axis, panel in zip(axes[:2], page.grey, strict=True):
+        _grey(axis, panel, page)
+    for axis, panel, made, limit in zip(axes[2:], page.signed, blank.maps, (page.limit, SCORE_LIMIT), strict=True):
+        _diverging(axis, panel, page.shape, limit, made)
     add_compass(axes[0], page.frame, page.shape)
     for axis, numbers in zip(axes, (0, 0, 12, 12), strict=True):
         add_rings(axis, page.table, page.shape, numbers=numbers)
@@ -250,21 +340,15 @@ def _in_science_units(diff: Difference) -> np.ndarray | None:
     return reference * reference.dtype.type(ratio if np.ndim(ratio) == 0 else 1.0)
 
 
-def _frame(axis: Any, shape: tuple[int, ...], name: str) -> None:
-    """Title, quiet ticks, and the whole frame in view."""
-    axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold", y=1.0)
+def _limits(axis: Any, shape: tuple[int, ...]) -> None:
+    """Bring the whole frame in view."""
     axis.set_xlim(-0.5, shape[1] - 0.5)
     axis.set_ylim(-0.5, shape[0] - 0.5)
-    axis.set_anchor("W")
-    axis.locator_params(nbins=5)
-    axis.tick_params(labelsize=8, colors=SOFT, length=3, width=0.6)
-    for spine in axis.spines.values():
-        spine.set(color=SOFT, linewidth=0.7)
 
 
-def _grey(axis: Any, panel: Panel | None, page: Page, name: str) -> None:
+def _grey(axis: Any, panel: Panel | None, page: Page) -> None:
     """Draw an image in grey, or say that it was not kept."""
-    _frame(axis, page.shape, name)
+    _limits(axis, page.shape)
     if panel is None:
         axis.set_aspect("equal")
         axis.text(0.5, 0.5, "not kept in this result", transform=axis.transAxes, ha="center", color=SOFT)
@@ -274,27 +358,49 @@ def _grey(axis: Any, panel: Panel | None, page: Page, name: str) -> None:
     hatch(axis, panel.invalid, page.shape)
 
 
-def _diverging(axis: Any, panel: Panel | None, shape: tuple[int, ...], limit: float, name: str, unit: str) -> None:
-    """Draw a signed map with its colour bar."""
-    if panel is None:
-        _frame(axis, (1, 1), name)
-        axis.text(0.5, 0.5, "not computed", transform=axis.transAxes, ha="center", color=SOFT)
-        return
-    _frame(axis, shape, name)
-    style: dict[str, Any] = {"cmap": DIVERGING, "vmin": -limit, "vmax": limit, "interpolation": "nearest"}
-    picture = axis.imshow(panel.image, origin="lower", extent=extent(shape), **style)
-    hatch(axis, panel.invalid, shape)
+def _prepare_map(axis: Any, unit: str) -> tuple[Any, Any]:
+    """Make a signed map of nothing, and its colour bar."""
+    style: dict[str, Any] = {"cmap": DIVERGING, "vmin": -SCORE_LIMIT, "vmax": SCORE_LIMIT, "interpolation": "nearest"}
+    picture = axis.imshow([[0.0]], origin="lower", **style)
     inset = axis.inset_axes((1.015, 0.0, 0.022, 1.0))
     bar = axis.figure.colorbar(picture, cax=inset, extend="both", extendfrac=0.02)
     bar.ax.tick_params(labelsize=8, colors=SOFT, length=2, width=0.6)
     bar.outline.set(color=SOFT, linewidth=0.6)
-    bar.ax.set_title(unit if unit == "σ" else "", fontsize=9, color=SOFT, pad=6)
+    bar.ax.set_title(unit, fontsize=9, color=SOFT, pad=6)
+    return picture, bar
+
+
+def _diverging(axis: Any, panel: Panel | None, shape: tuple[int, ...], limit: float, made: tuple[Any, Any]) -> None:
+    """Draw a signed map between the ends of its colour bar, or say that there is none."""
+    picture, bar = made
+    if panel is None:
+        bar.remove()
+        picture.remove()
+        axis.set_aspect("auto")
+        _limits(axis, (1, 1))
+        axis.text(0.5, 0.5, "not computed", transform=axis.transAxes, ha="center", color=SOFT)
+        return
+    _limits(axis, shape)
+    picture.set_data(panel.image)
+    picture.set_extent(extent(shape))
+    picture.set_clim(-limit, limit)
+    hatch(axis, panel.invalid, shape)
+
+
+def _prepare_histogram(axis: Any) -> None:
+    """Make the axes of the histogram."""
+    axis.set_box_aspect(1)
+    axis.set(xlim=(-SCORE_LIMIT, SCORE_LIMIT), ylim=(0.5, 1e7), yscale="log")
+    axis.yaxis.set_major_formatter(lambda value, _: "10" + str(round(np.log10(value))).translate(_SUPERSCRIPTS))
+    axis.minorticks_off()
+    axis.set_xlabel("S$_{corr}$  [σ]", fontsize=10, color=SOFT)
+    axis.set_ylabel("pixels", fontsize=10, color=SOFT)
+    axis.grid(color=FAINT, lw=0.5, alpha=0.7)
+    axis.set_axisbelow(True)
 
 
 def _histogram(axis: Any, page: Page) -> None:
     """Draw the distribution of S_corr on valid pixels against the unit Gaussian it should be."""
-    name = "S$_{corr}$ against the unit Gaussian"
-    axis.set_title(name, fontsize=12.5, color=INK, loc="left", pad=5, fontweight="bold", y=1.0)
     if page.counts is None:
         axis.text(0.5, 0.5, "not computed", transform=axis.transAxes, ha="center", color=SOFT)
         axis.set_axis_off()
@@ -302,6 +408,7 @@ def _histogram(axis: Any, page: Page) -> None:
     counts, limit = page.counts, SCORE_LIMIT
     edges = np.linspace(-limit, limit, counts[0].size + 1)
     centres = (edges[:-1] + edges[1:]) / 2
+    axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)
     axis.stairs(counts[0], edges, fill=True, color="#dfe6ee", label="all valid pixels")
     axis.stairs(counts[1], edges, color=INK, lw=1.4, label="clean pixels")
     expected = counts[1].sum() * _STEP / np.sqrt(2 * np.pi) * np.exp(-0.5 * centres**2)
@@ -309,30 +416,13 @@ def _histogram(axis: Any, page: Page) -> None:
     if np.isfinite(page.threshold):
         for sign in (-1, 1):
             axis.axvline(sign * page.threshold, color=SOFT, lw=0.9, ls=":")
-    axis.set_box_aspect(1)
-    axis.set_anchor("W")
-    axis.set_ylim(0.5, max(float(counts[0].max(initial=1)), 2.0) * 2.5)  # before the scale, which refuses no counts
-    axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(lambda value, _: "10" + str(round(np.log10(value))).translate(_SUPERSCRIPTS))
-    axis.minorticks_off()
-    axis.set_xlim(-limit, limit)
-    axis.set_xlabel("S$_{corr}$  [σ]", fontsize=10, color=SOFT)
-    axis.set_ylabel("pixels", fontsize=10, color=SOFT)
     axis.legend(fontsize=9, frameon=False, loc="upper left", labelcolor=INK)
-    axis.tick_params(labelsize=8, colors=SOFT, which="both", width=0.6)
-    axis.grid(color=FAINT, lw=0.5, alpha=0.7)
-    axis.set_axisbelow(True)
-    for spine in axis.spines.values():
-        spine.set(color=SOFT, linewidth=0.7)
     if page.width:
         axis.text(0.97, 0.96, page.width, transform=axis.transAxes, ha="right", va="top", fontsize=9.5, color=INK)
 
 
 def _numbers(axis: Any, page: Page) -> None:
     """Write the estimates and the strongest candidates."""
-    axis.set_axis_off()
-    axis.set_xlim(0, 1)
-    axis.set_ylim(0, 1)
     axis.text(0, 1.025, "Numbers", fontsize=12.5, color=INK, fontweight="bold", va="center")
     y = 0.965
     for name, value in page.facts:

@@ -24,7 +24,7 @@ from astrid_gpu.flags import decode
 from astrid_gpu.io import atomic_path, read_image
 from astrid_gpu.quality import Quality, quality
 from astrid_gpu.report.elsewhere import Draughtsman
-from astrid_gpu.report.summary import Page, draw_page, summary_page
+from astrid_gpu.report.summary import Page, draw_page, summary_maps, summary_page
 from astrid_gpu.results import Candidates, Difference
 from astrid_gpu.run.profile import Profile
 from astrid_gpu.subtract import subtract
@@ -100,11 +100,11 @@ def run_pair(
             candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
         profile.tell(f"{len(candidates)} candidates beyond {finding.threshold:g} sigma by {finding.extractor}")
         with profile.stage("quality"):
-            verdict = quality(diff, candidates)
+            verdict, maps = both(lambda: quality(diff, candidates), lambda: summary_maps(diff))
         profile.tell(f"{verdict.verdict}, {len(verdict.checks)} checks")
-        files = write_results(
-            diff, candidates, output, size=finding.size, extensions=extensions, profile=profile, draughtsman=draughtsman
-        )
+        page = summary_page(diff, candidates, maps=maps)
+        how: dict[str, Any] = {"extensions": extensions, "profile": profile, "draughtsman": draughtsman}
+        files = write_results(diff, candidates, output, size=finding.size, page=page, **how)
     finally:
         draughtsman.cancel()
     diff.metrics["profile"] = profile.seconds()
@@ -141,6 +141,7 @@ def write_results(
     title: str | None = None,
     profile: Profile | None = None,
     draughtsman: Draughtsman | None = None,
+    page: Page | None = None,
 ) -> dict[str, Path]:
     """Write difference.fits, candidates.csv and .ecsv, triplets.h5 and .npz, and summary.png into a folder.
 
@@ -155,6 +156,8 @@ def write_results(
         Gets a line for each kind of file.
     draughtsman : Draughtsman, optional
         Draws the picture; without one it is drawn here.
+    page : Page, optional
+        What the picture shows, if it was gathered already.
 
     Returns
     -------
@@ -163,15 +166,14 @@ def write_results(
     """
     folder, profile = Path(output), profile or Profile()
     folder.mkdir(parents=True, exist_ok=True)
-
-    def rest() -> tuple[Page, dict[str, Path]]:
-        page = summary_page(diff, candidates, title=title)
+    with profile.stage("writing"):
+        page = page or summary_page(diff, candidates, title=title)
         if draughtsman is not None:
             draughtsman.draw(page, folder / "summary.png")
-        return page, _write_tables(diff, candidates, folder, size)
-
-    with profile.stage("writing"):
-        (page, files), fits = both(rest, lambda: diff.write(folder / "difference.fits", extensions))
+        files, fits = both(
+            lambda: _write_tables(diff, candidates, folder, size),
+            lambda: diff.write(folder / "difference.fits", extensions),
+        )
         files = {"difference.fits": fits, **files}
     written = sum(path.stat().st_size for path in files.values())
     profile.tell(f"{written / 1e6:.0f} MB in {len(files)} files, FITS beside the rest")

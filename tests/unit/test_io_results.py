@@ -178,6 +178,22 @@ def test_ecsv_round_trip(tmp_path, candidates):
     assert table.meta["extractor"] == "peaks"
 
 
+@pytest.mark.parametrize("bunit", ["", "electron", "MJy/sr", "widgets per fortnight"])
+def test_ecsv_is_what_astropy_writes(tmp_path, candidates, bunit):
+    """Ours and `QTable.write`'s: the same columns, units, meanings and metadata when read back."""
+    more = {"bunit": bunit, "tiny": 1e-7, "huge": -1e300, "nan": float("inf"), "said": 'σ: "5" \\ 𝄞', "list": [1, "b"]}
+    candidates = replace(candidates, meta={**candidates.meta, **more})
+    candidates_table(candidates).write(tmp_path / "theirs.ecsv", format="ascii.ecsv")
+    ours, theirs = QTable.read(write_candidates(candidates, tmp_path / "c.ecsv")), QTable.read(tmp_path / "theirs.ecsv")
+    assert ours.colnames == theirs.colnames
+    assert ours.meta == theirs.meta
+    for name in ours.colnames:
+        a, b = ours[name], theirs[name]
+        assert (type(a), a.dtype, getattr(a, "unit", None)) == (type(b), b.dtype, getattr(b, "unit", None))
+        assert a.info.description == b.info.description
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
 def test_fits_table(tmp_path, candidates):
     table = QTable.read(write_candidates(candidates, tmp_path / "c.fits"))
     np.testing.assert_array_equal(table["score"], candidates["score"])
