@@ -12,7 +12,7 @@ from typing import Any
 
 from astrid_gpu.errors import AcquisitionError, InputError
 
-__all__ = ["COLUMNS", "KINDS", "ROLES", "Column", "as_rows", "check_observations", "observation_table"]
+__all__ = ["COLUMNS", "KINDS", "ROLES", "Column", "as_rows", "check_observations", "checked_rows", "observation_table"]
 
 KINDS = (
     "science",
@@ -152,7 +152,7 @@ def check_observations(table: Any) -> None:
     InputError
         Names the column, the row and what is wrong.
     """
-    missing = [column.name for column in COLUMNS if column.name not in table.colnames]
+    missing = [column.name for column in COLUMNS if column.name not in getattr(table, "colnames", ())]
     if missing:
         msg = f"not an observation table: it lacks {', '.join(missing)}; make one with search() or observation_table()"
         raise InputError(msg)
@@ -185,6 +185,16 @@ def _check_row(row: dict[str, Any], number: int) -> None:
     if problem:
         msg = f"row {number} ({row['id'] or 'no id'}): {problem}"
         raise InputError(msg)
+
+
+def checked_rows(table: Any) -> list[dict[str, Any]]:
+    """Check a table, or one row of it, and return its rows as `as_rows` does: what every `fetch` begins with."""
+    from astropy.table import Row
+
+    if isinstance(table, Row):
+        table = table.table[[table.index]]
+    check_observations(table)
+    return as_rows(table)
 
 
 def as_rows(table: Any) -> list[dict[str, Any]]:

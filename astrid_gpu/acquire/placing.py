@@ -82,6 +82,7 @@ def try_each(work: Iterable[tuple[str, Callable[[], list[Path]]]]) -> list[Path]
         try:
             outcomes += [(name, path) for path in function()]
         except AcquisitionError as error:
-            outcomes += [(name, path) for path in error.paths]
-            outcomes.append((name, error))
+            outcomes += [(path.name, path) for path in error.paths]
+            parts = [(part, AcquisitionError(reason, url=error.url)) for part, reason in error.failures]
+            outcomes += parts or [(name, error)]
     return raise_failures(outcomes)

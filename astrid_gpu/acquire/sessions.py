@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["guarded_session"]
+from astrid_gpu.acquire.wire import failure
+from astrid_gpu.errors import AstridGpuError
+
+__all__ = ["asking", "guarded_session"]
 
 
 def guarded_session(client: Any, service: str = "") -> Any:
     """Return a session that retries, waits its turn, times out and raises `AcquisitionError` as `client` does.
 
-    The body of every answer has arrived when it is returned, also where ``stream=True`` was asked for.
+    The body of every answer has arrived when it is returned, also where ``stream=True`` was asked for; that of the
+    last one is `last_body`, for the service's words where a library throws them away.
     """
     import requests
 
     class GuardedSession(requests.Session):
         """Passes each request on to the client; keeps its own headers (the library's name among them)."""
+
+        last_body = b""
 
         def request(self, method: Any, url: Any, **options: Any) -> Any:  # type: ignore[override]
             own = {key: value for key, value in self.headers.items() if key.lower() == "user-agent"}
@@ -27,6 +36,7 @@ def guarded_session(client: Any, service: str = "") -> Any:
             options.setdefault("cookies", self.cookies)
             answer = client.request(str(method), str(url), service=service, **options)
             self.cookies.update(answer.cookies)
+            self.last_body = answer.content
             for hook in self.hooks.get("response", []):
                 hook(answer)
             return answer
@@ -34,3 +44,27 @@ def guarded_session(client: Any, service: str = "") -> Any:
     session = GuardedSession()
     session.headers["User-Agent"] = f"astrid-gpu {session.headers['User-Agent']}"
     return session
+
+
+@contextmanager
+def asking(service: str, url: str) -> Iterator[None]:
+    """Turn whatever another library raises while it asks `service` into one `AcquisitionError`.
+
+    Its warnings (no rows, deprecated keywords) are kept quiet: what matters is raised.
+
+    Raises
+    ------
+    AcquisitionError
+        Ours as it is, any other as its words and `url`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (AstridGpuError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise failure(
+            url, f"sent what cannot be understood ({type(error).__name__}: {said})", service=service
+        ) from None

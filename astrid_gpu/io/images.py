@@ -21,6 +21,7 @@ from astrid_gpu.io.files import (
 )
 from astrid_gpu.io.headers import HeaderFacts, read_facts
 from astrid_gpu.io.planes import Planes, read_plane
+from astrid_gpu.io.ps1 import asinh_terms, linear_flux
 
 __all__ = ["celestial_wcs", "image_from_hdus", "plain_header", "read_image"]
 
@@ -163,13 +164,10 @@ def _is_unsigned_16(hdu: Any) -> bool:
 
 
 def _linearise_ps1(header: Any, data: np.ndarray, facts: HeaderFacts) -> None:
-    """Undo the asinh scaling of Pan-STARRS stacks and warps, in place.
-
-    x = I * 0.4 ln 10; counts = BOFFSET + BSOFTEN (e^x - e^-x) = BOFFSET + 2 BSOFTEN sinh x.
-    """
-    soften, offset = header.get("BSOFTEN"), header.get("BOFFSET")
-    if isinstance(soften, (int, float)) and isinstance(offset, (int, float)):
-        data[...] = offset + 2.0 * soften * np.sinh(data.astype(np.float64) * (0.4 * np.log(10.0)))
+    """Undo the asinh scaling of Pan-STARRS stacks, in place."""
+    terms = asinh_terms(header)
+    if terms is not None:
+        data[...] = linear_flux(data, *terms)
         facts.notes.append("the asinh scaling of Pan-STARRS (BSOFTEN, BOFFSET) was undone; pixels are counts")
 
 

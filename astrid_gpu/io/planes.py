@@ -12,6 +12,7 @@ from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.image import Image
 from astrid_gpu.io.files import find_hdu, open_fits, pixels_of, silent, split_spec
+from astrid_gpu.io.ps1 import asinh_terms, linear_flux
 
 __all__ = ["Planes", "bad_bits", "read_plane"]
 
@@ -42,7 +43,8 @@ def bad_bits(header: Any) -> int | None:
 def read_plane(path: str | Path, hdu: Any, kind: str) -> np.ndarray:
     """Return the pixels of a plane; a mask becomes uint8 with only the bits that make a pixel unusable."""
     if kind != "mask":
-        return pixels_of(path, hdu)
+        pixels, terms = pixels_of(path, hdu), asinh_terms(hdu.header)
+        return pixels if terms is None else linear_flux(pixels, *terms).astype(pixels.dtype)
     with silent():
         raw = np.asarray(hdu.data).reshape(hdu.shape[-2:])
         bits = bad_bits(hdu.header)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from astrid_gpu.errors import AstridGpuError, FitsError
-from astrid_gpu.io.files import open_fits, silent
+import numpy as np
 
-__all__ = ["check_fits"]
+from astrid_gpu.errors import AstridGpuError, FitsError
+from astrid_gpu.io.files import find_hdu, open_fits, pixels_of, silent
+
+__all__ = ["check_fits", "check_has_data"]
 
 
 def check_fits(path: str | Path) -> int:
@@ -34,3 +36,20 @@ def check_fits(path: str | Path) -> int:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         msg = f"{path}: the FITS structure is damaged ({said}); fetch it again"
         raise FitsError(msg) from error
+
+
+def check_has_data(path: str | Path) -> str | None:
+    """Return None if the image in a file says anything, else why not: all pixels are the same, or none is finite.
+
+    Raises
+    ------
+    FitsError
+        Not FITS, or no image in it.
+    """
+    with open_fits(path) as hdus:
+        pixels = pixels_of(path, find_hdu(path, hdus, None).hdu)
+    good = pixels[np.isfinite(pixels)]
+    if not good.size:
+        return "no pixel is finite"
+    low, high = good.min(), good.max()
+    return f"all {good.size} pixels are {low:g}" if low == high else None

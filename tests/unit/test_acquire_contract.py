@@ -151,6 +151,7 @@ def test_one_service_that_fails_does_not_stop_the_next(tmp_path):
     with pytest.raises(AcquisitionError) as caught:
         try_each([("one", fails), ("two", lambda: [tmp_path / "late"])])
     assert caught.value.paths == (tmp_path / "early", tmp_path / "late")
+    assert caught.value.failures == (("one", "no"),)
 
 
 @pytest.mark.parametrize(

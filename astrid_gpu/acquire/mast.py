@@ -1,0 +1,333 @@
+"""MAST: HST, JWST, PS1, GALEX and the other missions of the archive, and TESS through TESScut.
+
+Through astroquery.mast for the questions; files come through our own core. ``mast:`` URIs become
+``https://mast.stsci.edu/api/v0.1/Download/file?uri=...``. Proprietary data need ``MAST_API_TOKEN`` in the environment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from astrid_gpu.acquire._mast_products import best_products, calibrated_products
+from astrid_gpu.acquire.client import Client, default_client
+from astrid_gpu.acquire.observations import as_rows, checked_rows, observation_table
+from astrid_gpu.acquire.placing import fetch_items, target_path, try_each
+from astrid_gpu.acquire.progress import ProgressCallback
+from astrid_gpu.acquire.regions import radius_degrees, resolve
+from astrid_gpu.acquire.secrets import authorization
+from astrid_gpu.acquire.sessions import asking
+from astrid_gpu.acquire.transfer import Item
+from astrid_gpu.errors import AcquisitionError, InputError
+
+__all__ = ["MISSIONS", "fetch", "products", "resolve_uri", "search"]
+
+MISSIONS = ("PS1", "HST", "JWST", "TESS", "HLA", "GALEX", "SWIFT", "KEPLER", "K2", "HLSP")
+"""Collections that can be asked for. TESS means cutouts of its full frames (TESScut)."""
+
+_SERVICE = "MAST"
+
+
+def search(
+    position: Any,
+    radius: Any = 0.05,
+    *,
+    missions: str | Sequence[str] = ("PS1", "HST", "JWST"),
+    filters: str | Sequence[str] | None = None,
+    instruments: str | Sequence[str] | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    calibration: Sequence[int] = (2, 3),
+    limit: int | None = None,
+    client: Client | None = None,
+) -> Any:
+    """Return the calibrated imaging observations around a position.
+
+    Parameters
+    ----------
+    position : SkyCoord, (ra, dec) or str
+        Centre of the cone.
+    radius : float or Quantity
+        A number is degrees.
+    missions : str or sequence of str
+        Among `MISSIONS`.
+    filters, instruments : str or sequence of str, optional
+        As MAST names them (F814W, ACS/WFC); ``*`` stands for anything.
+    since, until : float, optional
+        Modified Julian dates (UTC) between which an exposure must begin.
+    calibration : sequence of int
+        Levels: 1 raw, 2 calibrated, 3 combined.
+    limit : int, optional
+        No more rows than this, the nearest ones.
+    client : Client, optional
+
+    Returns
+    -------
+    QTable
+        Observation table, one row an observation, nearest first; `url` is its main product where MAST tells one.
+        `products` gives a row for every calibrated image instead. TESS: one row a sector, kind "cube".
+
+    Raises
+    ------
+    InputError
+        A parameter is impossible.
+    AcquisitionError
+        MAST failed, in its words.
+    """
+    client = client or default_client()
+    place, degrees = resolve(position), radius_degrees(radius)
+    wanted = _missions(missions)
+    rows: list[dict[str, Any]] = []
+    archive = [mission for mission in wanted if mission != "TESS"]
+    if archive:
+        criteria: dict[str, Any] = {
+            "obs_collection": archive, "dataproduct_type": "image", "intentType": "science",
+            "calib_level": [int(level) for level in calibration],
+        }  # fmt: skip
+        if filters is not None:
+            criteria["filters"] = [filters] if isinstance(filters, str) else list(filters)
+        if instruments is not None:
+            criteria["instrument_name"] = [instruments] if isinstance(instruments, str) else list(instruments)
+        if since is not None or until is not None:
+            criteria["t_min"] = [0.0 if since is None else since, 99999.0 if until is None else until]
+        table = _ask(client, "query_criteria", coordinates=place, radius=f"{degrees} deg", **criteria)
+        rows = [_row(line) for line in _lines(table)]
+        rows = [row for row in rows if row["survey"] in archive]
+    if "TESS" in wanted:
+        from astrid_gpu.acquire import tesscut
+
+        rows += as_rows(tesscut.search(place, client=client))
+    rows.sort(key=lambda row: row["distance"] if row["distance"] == row["distance"] else math.inf)
+    where = f"{place.ra.deg:.6f} {place.dec.deg:+.6f}"
+    return observation_table(rows[:limit], source="mast", position=where, radius=degrees)
+
+
+def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Client | None = None) -> Any:
+    """Return the calibrated images of observations: one row a file.
+
+    Parameters
+    ----------
+    rows : QTable or Row
+        Of `search`.
+    which : str or sequence of str
+        "calibrated" for all, "best" for the finest of each observation (drizzled before single exposures), or the
+        archive's kinds: "DRZ", "FLC", "I2D", "CAL", ...
+    client : Client, optional
+
+    Returns
+    -------
+    QTable
+        Observation table; times, filters and the like are those of the observation, `quality` is the kind of product.
+
+    Raises
+    ------
+    AcquisitionError
+        MAST failed.
+    """
+    client = client or default_client()
+    found: list[dict[str, Any]] = []
+    for row in checked_rows(rows):
+        if row["kind"] == "cube" or not row["service_id"]:
+            found.append(row)
+            continue
+        lines = _lines(_ask(client, "get_product_list", observations=[row["service_id"]]))
+        chosen = calibrated_products(lines, row["survey"])
+        if which == "best":
+            chosen = best_products(chosen, row["survey"])
+        elif which != "calibrated":
+            kinds = {which.upper()} if isinstance(which, str) else {str(kind).upper() for kind in which}
+            chosen = [line for line in chosen if str(line.get("productSubGroupDescription")).upper() in kinds]
+        for line in chosen:
+            uri = str(line["dataURI"])
+            found.append({**row, "filename": _filename(uri), "url": resolve_uri(uri), "size": line.get("size") or -1,
+                          "quality": str(line.get("productSubGroupDescription") or "")})  # fmt: skip
+    return observation_table(found, source="mast")
+
+
+def fetch(
+    rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
+) -> list[Path]:
+    """Fetch observations or products; TESS cubes are cut out and unpacked.
+
+    Parameters
+    ----------
+    rows : QTable or Row
+        Of `search` (the best product of each observation is fetched) or of `products` (every row is).
+    run : str or Path
+        A folder or a run directory.
+    client : Client, optional
+    progress : callable, optional
+
+    Returns
+    -------
+    list of Path
+        Archive files in the order of the rows, then TESS cubes. PS1 stacks are brought to linear counts.
+
+    Raises
+    ------
+    AcquisitionError
+        Some failed, or have no calibrated image: `failures` names each, `paths` has those that arrived.
+    """
+    client = client or default_client()
+    told = checked_rows(rows)
+    cubes = [row for row in told if row["kind"] == "cube"]
+    work = [("archive files", lambda: _fetch_files([r for r in told if r["kind"] != "cube"], run, client, progress))]
+    if cubes:
+        from astrid_gpu.acquire import tesscut
+
+        table = observation_table(cubes, source="mast")
+        work.append(("TESScut", lambda: tesscut.fetch(table, run, client=client, progress=progress)))
+    return try_each(work)
+
+
+def resolve_uri(uri: str) -> str:
+    """Return the address of a MAST URI; an http address stays itself.
+
+    >>> resolve_uri("mast:HST/product/u9o40504m_drz.fits")
+    'https://mast.stsci.edu/api/v0.1/Download/file?uri=mast:HST/product/u9o40504m_drz.fits'
+    """
+    if uri.startswith(("http://", "https://")):
+        return uri
+    if not uri.startswith("mast:"):
+        msg = f"{uri!r} is no MAST URI: it must begin with mast:, http:// or https://"
+        raise InputError(msg)
+    return f"{_server()}/api/v0.1/Download/file?uri={quote(uri, safe=':/')}"
+
+
+def _server() -> str:
+    """Return the address of MAST, as astroquery's configuration names it."""
+    from astroquery.mast import conf
+
+    return str(conf.server).rstrip("/")
+
+
+def _fetch_files(
+    rows: list[dict[str, Any]], run: str | Path, client: Client, progress: ProgressCallback | None
+) -> list[Path]:
+    """Fetch the files of rows; those without an address are asked for first."""
+    from astrid_gpu.io import linearise_ps1_file
+
+    lacking = [row for row in rows if not row["url"]]
+    missing: list[tuple[str, Any]] = []
+    if lacking:
+        best = as_rows(products(observation_table(lacking, source="mast"), which="best", client=client))
+        have = {row["service_id"] for row in best}
+        for row in lacking:
+            if row["service_id"] not in have:
+                msg = f"MAST: observation {row['id']} ({row['survey']}) has no calibrated FITS image"
+                missing.append((row["id"], AcquisitionError(msg)))
+        rows = [row for row in rows if row["url"]] + best
+    token = authorization("MAST_API_TOKEN", "token")
+    host = urlsplit(_server()).netloc
+    items = []
+    for row in rows:  # the token goes to MAST alone
+        auth = token if urlsplit(row["url"]).netloc == host else None
+        items.append(Item(row["url"], target_path(row, run), service=_SERVICE, auth=auth))
+
+    def files() -> list[Path]:
+        return fetch_items(items, client=client, progress=progress)
+
+    def raiser(error: AcquisitionError) -> list[Path]:
+        raise error
+
+    try:
+        paths = try_each([("files", files), *((name, lambda e=error: raiser(e)) for name, error in missing)])
+    except AcquisitionError as error:
+        for path in error.paths:
+            linearise_ps1_file(path)
+        raise
+    for path in paths:
+        linearise_ps1_file(path)
+    return paths
+
+
+def _ask(client: Client, question: str, **options: Any) -> Any:
+    """Return astroquery's answer to one question of its Observations class, asked through our client."""
+    from astrid_gpu.io.extras import need
+
+    need("astroquery.mast", "acquire", "MAST")
+    from astroquery.mast import ObservationsClass, conf
+
+    service = ObservationsClass()
+    portal, server = service._portal_api_connection, _server()
+    service._session = portal._session = client.session(_SERVICE)
+    # astroquery fixes these when it is imported; here the configuration counts at the time of the call.
+    portal.MAST_REQUEST_URL = f"{server}/api/v0/invoke"
+    portal.COLUMNS_CONFIG_URL = f"{server}/portal/Mashup/Mashup.asmx/columnsconfig"
+    portal.TIMEOUT, portal.PAGESIZE = conf.timeout, conf.pagesize
+    with asking(_SERVICE, portal.MAST_REQUEST_URL):
+        return getattr(service, question)(**options)
+
+
+def _lines(table: Any) -> list[dict[str, Any]]:
+    """Return the rows of an astropy table as dictionaries; masked values are None."""
+    import numpy as np
+
+    columns = {}
+    for name in table.colnames:
+        mask = np.ma.getmaskarray(np.ma.asarray(table[name]))
+        columns[name] = [None if bad else value for value, bad in zip(table[name].tolist(), mask, strict=True)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _row(line: dict[str, Any]) -> dict[str, Any]:
+    """Return the observation that a CAOM row stands for."""
+    survey, uri = str(line.get("obs_collection") or ""), str(line.get("dataURL") or "")
+    fits = any(f".{kind}" in uri.lower() for kind in ("fits", "fit"))
+    if not fits or not uri.startswith(("mast:", "http")):
+        uri = ""
+    stack = survey == "PS1" and ".stk." in (uri + str(line.get("obs_id")))
+    identity = str(line.get("obs_id") or line.get("obsid") or "").replace("/", "_")
+    picture = str(line.get("jpegURL") or "")
+    return {
+        "id": identity,
+        "ra": (line.get("s_ra") or 0.0) % 360.0 if line.get("s_ra") is not None else None,
+        "dec": line.get("s_dec"),
+        "mjd": line.get("t_min"),
+        "mjd_end": line.get("t_max"),
+        "survey": survey,
+        "instrument": line.get("instrument_name") or "",
+        "filter": line.get("filters") or "",
+        "exposure": line.get("t_exptime"),
+        "kind": "reference" if stack else "science",
+        "target": line.get("target_name") or "",
+        "distance": line.get("distance"),
+        "footprint": line.get("s_region") or "",
+        "filename": _filename(uri) if uri else f"{identity}.fits",
+        "url": resolve_uri(uri) if uri else "",
+        "preview_url": resolve_uri(picture) if picture.startswith(("mast:", "http")) else "",
+        "access": _access(line.get("dataRights")),
+        "service_id": str(line.get("obsid") or ""),
+    }
+
+
+def _access(rights: Any) -> str:
+    """Return public, proprietary or nothing."""
+    said = str(rights or "").upper()
+    return "public" if said == "PUBLIC" else "proprietary" if said in ("EXCLUSIVE_ACCESS", "RESTRICTED") else ""
+
+
+def _filename(uri: str) -> str:
+    """Return the name of the file behind a URI or an address."""
+    name = uri.split("?uri=")[-1].split("?")[0].rstrip("/").rsplit("/", 1)[-1]
+    return name.lstrip(".") or "unnamed.fits"
+
+
+def _missions(given: str | Sequence[str]) -> list[str]:
+    """Return the missions asked for, checked."""
+    import difflib
+
+    names = [given] if isinstance(given, str) else list(given)
+    for name in names:
+        if str(name).upper() not in MISSIONS:
+            near = difflib.get_close_matches(str(name).upper(), MISSIONS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            msg = f"missions={name!r}: must be among {', '.join(MISSIONS)}{hint}"
+            raise InputError(msg)
+    if not names:
+        msg = f"missions is empty; name some of {', '.join(MISSIONS)}"
+        raise InputError(msg)
+    return [str(name).upper() for name in names]
