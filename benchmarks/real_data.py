@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.real_data [--only TEXT ...] [--methods NAME ...] [--merge] [--json FILE]``
 
-Each pair and method runs in a process of its own; one that fails is a row with its error, and the rest goes on. The
-file holds numbers only. ``python -m benchmarks.real_tables`` makes docs/real-data.md and its figure from it.
+Each pair runs in a process of its own; a method that fails is a row with its error, and the rest goes on. The file
+holds numbers only. ``python -m benchmarks.real_tables`` makes docs/real-data.md and its figure from it.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ SCHEMA = "astrid-gpu.real-data/1"
 TIMEOUT = 600
 
 
-def elsewhere(module: str, *arguments: str, timeout: float = TIMEOUT) -> dict[str, Any]:
-    """Run a module in a process of its own; return the JSON of its last line, or its error."""
-    head = dict(zip(("pair", "method"), arguments, strict=False))
-    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", *arguments]
+def elsewhere(module: str, pair: str, methods: list[str], *more: str, timeout: float = TIMEOUT) -> list[dict[str, Any]]:
+    """Run a module on a pair in a process of its own; return its lines of JSON, and an error for each that lacks."""
+    command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", pair, *methods, *more]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=timeout)
+        out, said = process.communicate(timeout=timeout)
+        why = f"exit {process.returncode}: {(said.strip().splitlines() or ['nothing said'])[-1]}"
     except subprocess.TimeoutExpired:
-        return head | {"ok": False, "error": f"no answer within {timeout:g} s"}
-    lines = done.stdout.splitlines()
-    if done.returncode == 0 and lines:
-        found: dict[str, Any] = json.loads(lines[-1])
-        return found
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return head | {"ok": False, "error": f"exit {done.returncode}: {said[-1] if said else 'nothing said'}"}
+        process.kill()
+        out, why = process.communicate()[0], f"no answer within {timeout:g} s"
+    rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    done = {row["method"] for row in rows}
+    return rows + [{"pair": pair, "method": m, "ok": False, "error": why} for m in methods if m not in done]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,14 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     document = old | {"schema": SCHEMA, **describe("python -m benchmarks.real_data")}
     given.json.parent.mkdir(parents=True, exist_ok=True)
     for pair in all_pairs():
-        for method in given.methods:
-            if not any(text in pair.key for text in given.only):
-                continue
-            row = elsewhere("real_run", pair.key, method)
-            rows[pair.key, method] = row | {"commit": document["commit"]}
+        if not any(text in pair.key for text in given.only):
+            continue
+        for row in elsewhere("real_run", pair.key, given.methods):
+            rows[pair.key, row["method"]] = row | {"commit": document["commit"]}
             sys.stderr.write(_line(row) + "\n")
-            document["runs"] = list(rows.values())
-            given.json.write_text(json.dumps(rounded(document), indent=1) + "\n", encoding="utf-8")
+        document["runs"] = list(rows.values())
+        given.json.write_text(json.dumps(rounded(document), indent=1) + "\n", encoding="utf-8")
     return 0
 
 

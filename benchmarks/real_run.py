@@ -1,10 +1,11 @@
-"""One real pair by one method: significance of the blank sky, candidates and what they are, time and memory.
+"""One real pair by some methods: significance of the blank sky, candidates and what they are, time and memory.
 
-``python -m benchmarks.real_run PAIR METHOD`` runs in a process of its own and ends with one line of JSON.
+``python -m benchmarks.real_run PAIR METHOD ...`` is a process of its own and prints one line of JSON a method.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -52,12 +53,9 @@ def measure(pair: RealPair, method: str) -> dict[str, Any]:
         made[:] = [ag.subtract(*images, **METHODS[method])]
         made.append(ag.detect(made[0]))
 
-    run()  # compilers, plans and threads are there when time and memory are counted
     wall, cpu = time.perf_counter(), time.process_time()
-    run()
-    cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    made.clear()
-    cost["peak_mb"] = host_peak(run, rounds=1) / 1e6
+    peak = host_peak(run, rounds=1)
+    cost = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu, "peak_mb": peak / 1e6}
     diff, candidates = made
     found = describe(diff, candidates.data, pair.known)
     return found | {"cost": cost, "photometry": _photometry(pair, diff)}
@@ -212,17 +210,24 @@ def _photometry(pair: RealPair, diff: ag.Difference) -> list[dict[str, Any]]:
     return out
 
 
+def warm_up(pair: RealPair) -> None:
+    """Run once, so that compilers, plans and threads are there when time and memory are counted."""
+    with contextlib.suppress(AstridGpuError):
+        ag.detect(ag.subtract(*pair.load()))
+
+
 def main() -> int:
-    """Measure one pair and print it."""
-    key, method = sys.argv[1:]
+    """Measure one pair and print a line for each method as it is done."""
+    key, *methods = sys.argv[1:]
     pair = next(p for p in all_pairs() if p.key == key)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")
+    warm_up(pair)
+    for method in methods:
         try:
             found = {"ok": True, **measure(pair, method)}
         except AstridGpuError as error:
             found = {"ok": False, "error": f"{type(error).__name__}: {error}"}
-    print(json.dumps({"pair": pair.key, "method": method, "note": pair.note} | found))
+        print(json.dumps({"pair": pair.key, "method": method, "note": pair.note} | found), flush=True)
     return 0
 
 
