@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import astrid_gpu as ag
 
-__all__ = ["Known", "RealPair", "all_pairs", "data_folder", "saao_photometry"]
+__all__ = ["DEFECT", "Known", "RealPair", "all_pairs", "data_folder", "saao_photometry"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TRANSIENT, VARIABLE, DEFECT = "transient", "variable star", "known defect"
@@ -24,10 +26,10 @@ SAAO_REFERENCE = "0007"
 
 @dataclass(frozen=True)
 class Known:
-    """A source that is there whoever looks: its place on the science grid, and what it is.
+    """Something that is there whoever looks: its place on the science grid, and what it is.
 
-    `polarity` is the sign of the change in the difference, 0 if the provenance does not say; `reach` how far a
-    candidate may be from it; `expected` whether the provenance says that it is beyond 5 sigma.
+    `polarity` is the sign of the change in the difference, 0 if it is not known; `reach` how far a candidate may be
+    from it; `expected` whether it is known to be beyond 5 sigma; `end` makes it a line from (x, y) to there.
     """
 
     x: float
@@ -37,6 +39,18 @@ class Known:
     polarity: int = 0
     reach: float = 3.0
     expected: bool = False
+    end: tuple[float, float] | None = None
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return how far places are from it, pixels."""
+        dx, dy = (0.0, 0.0) if self.end is None else (self.end[0] - self.x, self.end[1] - self.y)
+        length = dx**2 + dy**2
+        along = np.clip(((x - self.x) * dx + (y - self.y) * dy) / length, 0, 1) if length else np.zeros(np.shape(x))
+        return np.hypot(x - self.x - along * dx, y - self.y - along * dy)
+
+    def holds(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return which places belong to it."""
+        return self.distance(x, y) <= self.reach
 
 
 @dataclass(frozen=True)
@@ -123,9 +137,25 @@ def _saao(folder: Path) -> list[RealPair]:
             Known(row["var2_x"], row["var2_y"], VARIABLE, "second variable"),
             Known(row["var3_x"], row["var3_y"], VARIABLE, "third variable"),
         ]  # fmt: skip
+        known += _saao_defects(frame, row["var3_x"], row["var3_y"])
         load = _loader({"path": folder / f"AKB13475I{frame}.fits"}, reference)
         pairs.append(RealPair("saao", f"{frame}-{SAAO_REFERENCE}", load, tuple(known), "512 x 512, crowded, no WCS"))
     return pairs
+
+
+def _saao_defects(frame: str, x: float, y: float) -> list[Known]:
+    """Return the rows that the read-out darkens or brightens beside two saturated stars, and a satellite's trail.
+
+    Seen in earlier differences; x, y is the place of the third variable, near the brighter of the two stars.
+    """
+    rows = [
+        Known(0, y + 1.3, DEFECT, "row of a saturated star, darker left of it", -1, end=(x - 16, y + 1.3)),
+        Known(
+            x - 350, y - 77.5, DEFECT, "row of another saturated star, brighter right of it", 1, end=(x - 260, y - 77.5)
+        ),
+    ]
+    trail = Known(470, 510, DEFECT, "satellite trail", reach=30.0, expected=True, end=(512, 335))
+    return [*rows, trail] if frame == "0070" else rows
 
 
 def _eso(folder: Path) -> RealPair:
@@ -181,8 +211,13 @@ def _sfft(folder: Path) -> list[RealPair]:
     frames = {k: {"path": folder / f"DEC-OBS{k}.mini.fits"} for k in ("04a", "04b", "04e", "18a", "18b", "18c")}
     frames |= {k: {"path": folder / f"4check/Stack-DEC-OBS{k}.fits"} for k in ("04", "18")}
     chosen = [("04b", "04a"), ("04e", "04a"), ("18b", "18a"), ("18c", "18a"), ("18a", "04a"), ("18", "04")]
+    source = Known(128.3, 127.4, TRANSIENT, "source in the middle, in the authors' difference too", -1, expected=True)
+    tracks = [Known(68, 45, DEFECT, "cosmic-ray track", 1, 6.0, expected=True, end=(95, 93)),
+              Known(64, 76, DEFECT, "cosmic-ray track", 1, 6.0, end=(80, 72))]  # fmt: skip
+    known = {"18a-04a": (source,), "18-04": (source,), "04e-04a": tuple(tracks)}
     note = "256 x 256, sky subtracted and resampled by its authors"
-    return [RealPair("sfft", f"{a}-{b}", _loader(frames[a], frames[b]), (), note) for a, b in chosen]
+    names = [(f"{a}-{b}", a, b) for a, b in chosen]
+    return [RealPair("sfft", name, _loader(frames[a], frames[b]), known.get(name, ()), note) for name, a, b in names]
 
 
 _ZTF = (

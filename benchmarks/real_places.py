@@ -22,7 +22,6 @@ PLACEMENTS = ("uniform", "galaxy", "bright star")
 
 SOURCE = np.dtype([("x", "f8"), ("y", "f8"), ("flux", "f8"), ("snr", "f8"), ("place", "U12")])
 _BORDER, _APART, _BRIGHT = 3.0, 5.0, 200.0  # FWHM from the edge, FWHM from each other, S/N of a bright star
-_CROWDED = 0.25  # share of pixels with extended light beyond which that light is not a galaxy but a crowd
 _STARS_A_CELL = 12
 
 
@@ -88,8 +87,10 @@ class LocalPsf:
         return [{"fwhm": p.fwhm, "n_stars": p.n_stars, "origin": p.origin} for row in self._cells for p in row]
 
 
-def places(diff: ag.Difference, frame: FrameFacts, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose places for sources, a third for each placement the frame has room for.
+def places(
+    diff: ag.Difference, frame: FrameFacts, number: int, where: tuple[str, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Choose places for sources, as many for each placement.
 
     Parameters
     ----------
@@ -98,6 +99,8 @@ def places(diff: ag.Difference, frame: FrameFacts, number: int, rng: np.random.G
     frame : FrameFacts
     number : int
         At most so many; fewer where they would come too near to each other.
+    where : tuple of str
+        Of `PLACEMENTS`.
     rng : numpy.random.Generator
 
     Returns
@@ -106,8 +109,8 @@ def places(diff: ag.Difference, frame: FrameFacts, number: int, rng: np.random.G
     """
     fwhm = diff.metrics["fwhm_science"]
     usable = np.isfinite(diff.score_corr) & ((diff.mask & (INVALID | int(PixelFlag.EDGE))) == 0)
-    pools = {name: np.argwhere(usable & where) for name, where in _pools(frame, diff, fwhm).items()}
-    pools = {name: pool for name, pool in pools.items() if len(pool) >= 50}
+    pools = {name: np.argwhere(usable & pixels) for name, pixels in _pools(frame, fwhm).items() if name in where}
+    pools = {name: pool for name, pool in pools.items() if len(pool)}
     out = np.zeros(number, SOURCE)
     count = 0
     for k in range(number):
@@ -122,7 +125,7 @@ def places(diff: ag.Difference, frame: FrameFacts, number: int, rng: np.random.G
     return out[:count]
 
 
-def _pools(frame: FrameFacts, diff: ag.Difference, fwhm: float) -> dict[str, np.ndarray]:
+def _pools(frame: FrameFacts, fwhm: float) -> dict[str, np.ndarray]:
     """Return for each placement the pixels that belong to it."""
     from scipy.ndimage import distance_transform_edt, median_filter
 
@@ -140,9 +143,9 @@ def _pools(frame: FrameFacts, diff: ag.Difference, fwhm: float) -> dict[str, np.
     light = np.where(frame.image.bad, 0, frame.image.data)
     # A median over four FWHM keeps no star but the saturated ones, and these are kept out by their distance.
     extended = median_filter(light, size=2 * round(2 * fwhm) + 1) > 1.0 * frame.sigma
-    extended &= distance > 5 * fwhm
+    extended &= distance > 3 * fwhm
     return {
         "uniform": inside,
-        "galaxy": inside & extended if extended.mean() < _CROWDED else np.zeros(shape, bool),
+        "galaxy": inside & extended,
         "bright star": inside & (distance > fwhm) & (distance < 4 * fwhm),
     }

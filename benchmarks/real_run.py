@@ -18,7 +18,7 @@ import astrid_gpu as ag
 from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.flags import CandidateFlag, PixelFlag
 from benchmarks.child import host_peak
-from benchmarks.real_pairs import Known, RealPair, all_pairs, saao_photometry
+from benchmarks.real_pairs import DEFECT, Known, RealPair, all_pairs, saao_photometry
 
 __all__ = ["CLASSES", "METHODS", "classify", "forced", "measure", "width_and_mean"]
 
@@ -29,18 +29,18 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """What `subtract` is asked for; everything else is estimated, as a user would have it."""
 
-KNOWN = "known"
-CLASSES = (KNOWN, "edge or mask", "saturated or bright star", "dipole", "sharp", "star residual", "unexplained")
-"""What a candidate is, first match: on a known source; touching an edge or bad pixels; on or beside a star that
-saturates or outshines it a hundred times; one half of a dipole; sharper than a star; on a star, at 3 to 100 times less
-than its flux... or none of these."""
+CLASSES = ("known source", "known defect", "edge or mask", "saturated or bright star", "dipole", "star residual", "sharp",
+           "unexplained")  # fmt: skip
+"""What a candidate is, the first that holds: on a source or a defect known beforehand; touching an edge or bad pixels;
+within six FWHM of a saturated pixel or on a star a hundred times its peak; half of a dipole; on a star ten times its
+peak; sharper than a star; none of these."""
 
 _BAD = int(
     CandidateFlag.EDGE | CandidateFlag.NEAR_BAD | CandidateFlag.BAD_SCIENCE | CandidateFlag.BAD_REFERENCE
     | CandidateFlag.COSMIC_RAY | CandidateFlag.NO_DATA
 )  # fmt: skip
 _SATURATED = int(CandidateFlag.SATURATED_SCIENCE | CandidateFlag.SATURATED_REFERENCE | CandidateFlag.BRIGHT_STAR)
-_STAR, _BRIGHT = 0.3, 0.01  # flux of the change over that of the static source under it
+_STAR, _BRIGHT = 0.1, 0.01  # peak of the change over that of the static source under it
 _NEAR_SATURATED = 6.0  # FWHM from a saturated pixel
 
 
@@ -77,7 +77,7 @@ def describe(diff: ag.Difference, rows: np.ndarray, known: tuple[Known, ...]) ->
         "unflagged": int((rows["flags"] == 0).sum()),
         "classes": {kind: int((kinds == kind).sum()) for kind in CLASSES},
         "known": [_recovery(diff, rows, source) for source in known],
-        "unexplained": [
+        "left": [
             [round(float(r["x"]), 1), round(float(r["y"]), 1), round(float(r["score"]), 1), int(r["flags"])]
             for r in sorted(rows[kinds == CLASSES[-1]], key=lambda r: -abs(r["score"]))[:20]
         ],
@@ -127,13 +127,13 @@ def classify(diff: ag.Difference, rows: np.ndarray, known: tuple[Known, ...]) ->
     flags = rows["flags"]
     near = _saturated_distance(diff, rows) < _NEAR_SATURATED * diff.metrics["fwhm_science"]
     # Last to first, so that the first in the list wins.
-    kinds[share < _STAR] = "star residual"
     kinds[flags & int(CandidateFlag.SHARP) != 0] = "sharp"
+    kinds[share < _STAR] = "star residual"
     kinds[flags & int(CandidateFlag.DIPOLE) != 0] = "dipole"
     kinds[(share < _BRIGHT) | near | (flags & _SATURATED != 0)] = "saturated or bright star"
     kinds[flags & _BAD != 0] = "edge or mask"
     for source in known:
-        kinds[np.hypot(rows["x"] - source.x, rows["y"] - source.y) <= source.reach] = KNOWN
+        kinds[source.holds(rows["x"], rows["y"])] = CLASSES[source.kind == DEFECT]
     return kinds
 
 
@@ -171,7 +171,7 @@ def _saturated_distance(diff: ag.Difference, rows: np.ndarray) -> np.ndarray:
 
 def _recovery(diff: ag.Difference, rows: np.ndarray, source: Known) -> dict[str, Any]:
     """Return the strongest candidate on a known source, if any, and S_corr and flux there."""
-    here = rows[np.hypot(rows["x"] - source.x, rows["y"] - source.y) <= source.reach]
+    here = rows[source.holds(rows["x"], rows["y"])]
     best = here[np.argmax(np.abs(here["score"]))] if len(here) else None
     found = None if best is None else {k: float(best[k]) for k in ("x", "y", "score", "flux", "flux_error")}
     right = best is not None and (source.polarity == 0 or int(best["polarity"]) == source.polarity)
