@@ -29,8 +29,10 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """What `subtract` is asked for; everything else is estimated, as a user would have it."""
 
-CLASSES = ("known source", "known defect", "edge or mask", "saturated or bright star", "dipole", "star residual", "sharp",
-           "unexplained")  # fmt: skip
+CLASSES = (
+    *("known source", "known defect", "edge or mask", "saturated or bright star"),
+    *("dipole", "star residual", "sharp", "unexplained"),
+)
 """What a candidate is, the first that holds: on a source or a defect known beforehand; touching an edge or bad pixels;
 within six FWHM of a saturated pixel or on a star a hundred times its peak; half of a dipole; on a star ten times its
 peak; sharper than a star; none of these."""

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,20 +76,20 @@ def subtraction(s: Sources) -> str:
             "B/px of memory", "share of memory speed")  # fmt: skip
     cells = []
     for r in chosen:
-        against = "1" if r.backend == "yardstick" else _number(r.ratios.get("yardstick"), ".2f")
+        against = "1" if r.backend == "yardstick" else number(r.ratios.get("yardstick"), ".2f")
         how = f"stack of {r.images}" if r.images > 1 else f"one pair, {r.variant}" if r.variant else "one pair"
         what = r.backend if r.backend == "yardstick" else f"{r.backend}, {how}"
         cells.append(
-            (r.size, what, *_times(r), against, _error(r), _number(r.memory, ".0f"), _number(r.of_bandwidth, ".0%"))
+            (r.size, what, *_times(r), against, _error(r), number(r.memory, ".0f"), number(r.of_bandwidth, ".0%"))
         )
-    return _markdown(head, cells)
+    return markdown(head, cells)
 
 
 def variants(s: Sources) -> str:
     """The same pair with so many threads, and with each FFT library."""
     chosen = [r for r in s.rows if r.operation in _WHOLE and r.variant not in ("", _FRESH)]
     head = ("size", "numba with", "ms", "IQR", "speed against", "largest error of S_corr, sigma")
-    return _markdown(head, [(r.size, r.variant, *_times(r), _against(r), _error(r)) for r in chosen])
+    return markdown(head, [(r.size, r.variant, *_times(r), _against(r), _error(r)) for r in chosen])
 
 
 def operations(s: Sources) -> str:
@@ -99,8 +99,8 @@ def operations(s: Sources) -> str:
     chosen.sort(key=lambda r: first.index(r.operation))  # what belongs together, in the order of the run
     head = ("operation", "by", "size", "ms", "IQR", "speed against", "error", "of", "B/px of memory")
     rows = [(r.operation, f"{r.backend} {r.variant}".strip(), r.size, *_times(r), _against(r), _error(r), r.error_of,
-             _number(r.memory, ".0f")) for r in chosen]  # fmt: skip
-    return _markdown(head, rows)
+             number(r.memory, ".0f")) for r in chosen]  # fmt: skip
+    return markdown(head, rows)
 
 
 def derived(s: Sources) -> str:
@@ -119,7 +119,7 @@ def derived(s: Sources) -> str:
             if any(found):
                 here, there = (_rate(1e3 / ms) if ms else "not measured" for ms in found)
                 rates.append((f"{size} pairs a second, {how}", here, there, ""))
-    return _markdown(head, rates + cells)
+    return markdown(head, rates + cells)
 
 
 def scale(s: Sources) -> str:
@@ -132,10 +132,10 @@ def scale(s: Sources) -> str:
         pixels.append((f"{p['side']} x {p['side']}", f"{p['median_ms']:.1f}", f"{each:.1f}", f"{p['error']:.1e}"))
     for p in doc["pairs"]:
         each = 1e3 * p["seconds"] / p["pairs"]
-        pairs.append((str(p["pairs"]), _number(p["seconds"], ".3g"), f"{each:.0f}", f"{p['peak_mb']:.0f}"))
+        pairs.append((str(p["pairs"]), number(p["seconds"], ".3g"), f"{each:.0f}", f"{p['peak_mb']:.0f}"))
     stream = f"stream of {doc['stream_side']} x {doc['stream_side']} pairs"
-    first = _markdown(("one pair", "ms", "ns a pixel", "largest error of S_corr in a corner, sigma"), pixels)
-    second = _markdown((stream, "s", "ms a pair", "peak MB of the process"), pairs)
+    first = markdown(("one pair", "ms", "ns a pixel", "largest error of S_corr in a corner, sigma"), pixels)
+    second = markdown((stream, "s", "ms a pair", "peak MB of the process"), pairs)
     made = f"commit {doc['commit']}, {doc['date'][:10]}, `{doc['command']}`"
     return f"{first}\n\n{second}\n\n{doc['machine']['cpu']}, {doc['threads']} threads, {made}"
 
@@ -148,12 +148,12 @@ def gpu(s: Sources) -> str:
     lines = []
     for r in s.gpu["rows"]:
         ms, rate = ("FAILED", "") if r.get("failed") else (f"{r['median_ms']:.3f}", f"{r['share_of_copy']:.0%}")
-        lines.append((r["name"], str(r["images"]), str(r["side"]), ms, rate, _number(r["error"], ".1e")))
-    parts = [_markdown(("operation", "images", "side", "ms a call", "share of copy speed", "error"), lines)]
+        lines.append((r["name"], str(r["images"]), str(r["side"]), ms, rate, number(r["error"], ".1e")))
+    parts = [markdown(("operation", "images", "side", "ms a call", "share of copy speed", "error"), lines)]
     for name, columns in _GPU_PARTS.items():
         if found := s.gpu.get(name):
             cells = [tuple(_any(row.get(column)) for column in columns) for row in found]
-            parts.append(_markdown(tuple(c.replace("_", " ") for c in columns), cells))
+            parts.append(markdown(tuple(c.replace("_", " ") for c in columns), cells))
     details = ", ".join(f"{k} {v}" for k, v in doc.get("details", {}).items())
     parts.append(f"{details}; commit {str(doc.get('commit', ''))[:12]}, {str(doc.get('date', ''))[:10]}")
     return "\n\n".join(parts)
@@ -207,7 +207,7 @@ def _rate(value: float) -> str:
 
 
 def _times(r: Row) -> tuple[str, str]:
-    return ("FAILED", "") if r.failed else (_number(r.median_ms, ".3g"), _number(r.iqr_ms, ".2g"))
+    return ("FAILED", "") if r.failed else (number(r.median_ms, ".3g"), number(r.iqr_ms, ".2g"))
 
 
 def _against(r: Row) -> str:
@@ -215,32 +215,32 @@ def _against(r: Row) -> str:
 
 
 def _error(r: Row) -> str:
-    return _number(r.error, ".1e")
+    return number(r.error, ".1e")
 
 
 def _any(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
     if value is None:
         return ""
     text = format(value, form)
     return f"{float(text):.0f}" if "e+" in text else text
 
 
-def _markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
-def fill(page: str, sources: Sources) -> str:
+def fill(page: str, sources: Any, tables: Mapping[str, Callable[[Any], str]] = TABLES) -> str:
     """Return the page with every table made anew; unknown markers are an error."""
     for name in re.findall(r"<!-- table (\w+) -->", page):
         begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
         head, _, rest = page.partition(begin)
         _, _, tail = rest.partition(end)
-        page = f"{head}{begin}\n{TABLES[name](sources)}\n{end}{tail}"
+        page = f"{head}{begin}\n{tables[name](sources)}\n{end}{tail}"
     return page
 
 

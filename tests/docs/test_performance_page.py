@@ -95,4 +95,4 @@ def test_main_writes_the_page(tmp_path):
 
 @pytest.mark.parametrize(("value", "text"), [(None, ""), (1234.0, "1234"), (0.123456, "0.123")])
 def test_numbers(value, text):
-    assert tables._number(value, ".3g" if value != 1234.0 else ".4g") == text
+    assert tables.number(value, ".3g" if value != 1234.0 else ".4g") == text
