@@ -90,7 +90,7 @@ class LocalPsf:
 def places(
     diff: ag.Difference, frame: FrameFacts, number: int, where: tuple[str, ...], rng: np.random.Generator
 ) -> np.ndarray:
-    """Choose places for sources, as many for each placement.
+    """Choose places for sources, placement after placement.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def places(
     number : int
         At most so many; fewer where they would come too near to each other.
     where : tuple of str
-        Of `PLACEMENTS`.
+        Of `PLACEMENTS`, in turn; one that is named twice gets twice as many.
     rng : numpy.random.Generator
 
     Returns
@@ -110,11 +110,11 @@ def places(
     fwhm = diff.metrics["fwhm_science"]
     usable = np.isfinite(diff.score_corr) & ((diff.mask & (INVALID | int(PixelFlag.EDGE))) == 0)
     pools = {name: np.argwhere(usable & pixels) for name, pixels in _pools(frame, fwhm).items() if name in where}
-    pools = {name: pool for name, pool in pools.items() if len(pool)}
+    turns = [name for name in where if len(pools[name])]
     out = np.zeros(number, SOURCE)
     count = 0
     for k in range(number):
-        name = list(pools)[k % len(pools)]
+        name = turns[k % len(turns)]
         for _ in range(60):
             y, x = pools[name][rng.integers(len(pools[name]))] + rng.uniform(-0.5, 0.5, 2)
             apart = np.hypot(out["x"][:count] - x, out["y"][:count] - y)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import astrid_gpu as ag
+from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.flags import CandidateFlag, PixelFlag
 from benchmarks.child import host_peak
@@ -22,11 +23,14 @@ from benchmarks.real_pairs import DEFECT, Known, RealPair, all_pairs, saao_photo
 
 __all__ = ["CLASSES", "METHODS", "classify", "forced", "measure", "width_and_mean"]
 
-METHODS: dict[str, dict[str, Any]] = {
+_ASKED: dict[str, dict[str, Any]] = {
     "zogy": {},
+    "zogy, white noise": {"noise": "white"},
+    "zogy, one PSF": {"psf_order": 0},
     "classic": {"method": "classic"},
     "classic-fit": {"method": "classic-fit"},
 }
+METHODS = {name: given for name, given in _ASKED.items() if given.keys() <= SubtractConfig.__dataclass_fields__.keys()}
 """What `subtract` is asked for; everything else is estimated, as a user would have it."""
 
 CLASSES = (
