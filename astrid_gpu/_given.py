@@ -11,7 +11,7 @@ from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import FitsError, InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.io import read_psf
-from astrid_gpu.psf import measure_psf, measure_psf_pair
+from astrid_gpu.psf import MeasuredPsf, measure_one, measure_psf_pair
 from astrid_gpu.results import Step
 
 __all__ = ["Given", "choose_psfs", "read_given"]
@@ -73,27 +73,35 @@ def choose_psfs(
             fixed[role] = spec
         elif images[role].psf is not None:
             fixed[role] = _read_psf(images[role].psf, f"the PSF of the {role} image", images[role].shape)
-    measured: dict[str, PSF | PSFModel] = {}
-    size = config.psf_size or _stamp_side(stars)
+    measured: dict[str, MeasuredPsf] = {}
+    options: dict[str, Any] = {"size": config.psf_size or _stamp_side(stars), "order": config.psf_order}
     if not fixed:
-        pair = measure_psf_pair(science, reference, *stars, size=size)
+        pair = measure_psf_pair(science, reference, *stars, **options)
         measured = dict(zip(asked, pair, strict=True))
     for role, catalogue in zip(asked, stars, strict=True):
         if role not in fixed | measured:
-            measured[role] = measure_psf(images[role], stars=catalogue, size=size)
-    both = fixed | measured
-    steps = []
-    for role in asked:
-        psf = both[role]
-        how = f"measured on {psf.n_stars} stars ({psf.origin})" if role in measured else f"given ({psf.origin})"
-        order = psf.order if isinstance(psf, PSFModel) else 0
-        over = f", varying over the field (order {order})" if order else ""
-        text = f"{role}: PSF {how}{over}, FWHM {psf.fwhm:.2f} px"
-        values = {"fwhm": psf.fwhm, "n_stars": psf.n_stars, "residual": psf.residual, "order": order}
-        steps.append(Step("psf", text, values))
-    varying = tuple(both[role] if isinstance(both[role], PSFModel) else None for role in asked)
-    middle = tuple(psf.at() if isinstance(psf := both[role], PSFModel) else psf for role in asked)
-    return middle, varying, steps  # type: ignore[return-value]
+            measured[role] = measure_one(images[role], catalogue, **options)
+    found = {role: _both_forms(fixed[role]) if role in fixed else measured[role] for role in asked}
+    steps = [_psf_step(role, found[role], given=role in fixed) for role in asked]
+    one, other = found["science"], found["reference"]
+    return (one.psf, other.psf), (one.model, other.model), steps
+
+
+def _both_forms(psf: PSF | PSFModel) -> MeasuredPsf:
+    """Return a given PSF and, if it varies, its model."""
+    if isinstance(psf, PSFModel):
+        return MeasuredPsf(psf.at(), psf if psf.order else None, "")
+    return MeasuredPsf(psf, None, "")
+
+
+def _psf_step(role: str, found: MeasuredPsf, *, given: bool) -> Step:
+    """Tell where a PSF comes from, how good it is and whether it varies."""
+    psf, order = found.psf, found.model.order if found.model is not None else 0
+    how = f"given ({psf.origin})" if given else f"measured on {psf.n_stars} stars ({psf.origin})"
+    over = f", varying over the field (order {order})" if order else ""
+    text = f"{role}: PSF {how}{over}, FWHM {psf.fwhm:.2f} px{'; ' + found.note if found.note else ''}"
+    values = {"fwhm": psf.fwhm, "ellipticity": psf.ellipticity, "n_stars": psf.n_stars, "residual": psf.residual}
+    return Step("psf", text, values | {"order": order, "origin": psf.origin})
 
 
 def read_given(given: Given, shape: tuple[int, int]) -> Given:

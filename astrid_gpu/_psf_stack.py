@@ -13,10 +13,21 @@ from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
 from astrid_gpu.ops.psf_stamps import centroid_of, fwhm_of
 
-__all__ = ["PsfStack", "build_psf"]
+__all__ = ["PsfStack", "Registered", "blend", "build_psf", "inliers", "register", "tapered"]
 
 _MARGIN = 4  # pixels cut round a stamp so that shifting it brings in nothing from outside
 _ROUNDS = 4
+
+
+class Registered(NamedTuple):
+    """Stars of unit flux on one centre, (m, side, side): what `register` makes of their windows."""
+
+    cuts: Cuts
+    light: np.ndarray
+    shifted: np.ndarray
+    weight: np.ndarray
+    offset: np.ndarray
+    chi2: np.ndarray
 
 
 class PsfStack(NamedTuple):
@@ -27,6 +38,7 @@ class PsfStack(NamedTuple):
     used: np.ndarray
     chi2: float
     empirical_radius: float
+    stars: Registered | None = None
 
 
 def build_psf(
@@ -44,7 +56,7 @@ def build_psf(
     Each round: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each star's
     flux, centre and local sky fitted, its pixels shifted to a common centre by a Fourier phase, and averaged with
     inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ
-    from that by more than its own noise the profile stands in (`_blend`). Stars that fit badly are dropped.
+    from that by more than its own noise the profile stands in (`blend`). Stars that fit badly are dropped.
 
     Parameters
     ----------
@@ -73,16 +85,18 @@ def build_psf(
     moffat: Moffat | None = None
     radius, chi2 = 0.0, np.full(len(chosen), np.nan)
     for i in range(_ROUNDS):
-        shifted, weight, offset, chi2 = _register(cuts, crowd.light(psf), psf, offset, fwhm)
+        light = crowd.light(psf)
+        shifted, weight, offset, chi2 = register(cuts, light, psf, offset, fwhm)
         if i >= 1:
-            keep = _inliers(chi2)
+            keep = inliers(chi2)
         mean, error = _average(shifted[keep], weight[keep], psf)
         moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
         profile = moffat_profile(moffat, mean.shape)
-        blended, radius = _blend(mean - moffat.constant, profile, error, fwhm)
+        blended, radius = blend(mean - moffat.constant, profile, error, fwhm)
         psf = _finish(blended)
     assert moffat is not None
-    return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius)
+    stars = Registered(cuts, light, shifted, weight, offset, chi2)
+    return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, stars)
 
 
 def _profile_alone(cuts: Cuts, crowd: Crowd, psf: np.ndarray, offset: np.ndarray, fwhm: float) -> PsfStack:
@@ -108,10 +122,14 @@ def _start_psf(half: int, fwhm: float) -> np.ndarray:
     return stamp / stamp.sum()
 
 
-def _register(
+def register(
     cuts: Cuts, neighbours: np.ndarray, psf: np.ndarray, offset: np.ndarray, fwhm: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Fit flux, centre and sky of each star, and return it shifted to the middle with unit flux.
+
+    Parameters
+    ----------
+    psf : array, shape (side, side), or (m, side, side) with one for each star
 
     Returns
     -------
@@ -125,9 +143,8 @@ def _register(
     clean = cuts.data - neighbours
     # A neighbour is taken off to some 5 % only.
     variance = cuts.variance + (0.05 * neighbours) ** 2
-    spline = spline_of(psf, cuts.half, max(np.abs(offset).max() + 1.5, FURTHEST))  # three steps of half a pixel
-    offset, flux, sky = host_op("fit_stars", fit_stars)(clean, variance, cuts.bad, spline, offset)
-    model = host_op("psf_at", psf_at)(spline, cuts.half, offset[:, 0], offset[:, 1])
+    reach = max(np.abs(offset).max() + 1.5, FURTHEST)  # three steps of half a pixel
+    offset, flux, sky, model = _fitted(clean, variance, cuts, psf, offset, reach)
     safe = np.where(flux > 0, flux, 1.0)[:, None, None]
     unit = (clean - sky[:, None, None]) / safe
     unit = np.where(cuts.bad, model, unit)
@@ -142,6 +159,23 @@ def _register(
     weight = np.where(holes, 0.0, 1.0 / (variance[:, inner, inner] + (MODEL_ERROR * psf) ** 2))
     weight[flux <= 0] = 0.0
     return _fourier_shift(unit, -offset, _MARGIN), weight, offset, chi2
+
+
+def _fitted(
+    clean: np.ndarray, variance: np.ndarray, cuts: Cuts, psf: np.ndarray, offset: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return centres, fluxes, skies and the PSF at those centres of stars that share one PSF, or have one each."""
+    fit, place = host_op("fit_stars", fit_stars), host_op("psf_at", psf_at)
+    if psf.ndim == 2:
+        spline = spline_of(psf, cuts.half, reach)
+        offset, flux, sky = fit(clean, variance, cuts.bad, spline, offset)
+        return offset, flux, sky, place(spline, cuts.half, offset[:, 0], offset[:, 1])
+    parts = []
+    for i, own in enumerate(psf):
+        spline, one = spline_of(own, cuts.half, reach), slice(i, i + 1)
+        where, flux, sky = fit(clean[one], variance[one], cuts.bad[one], spline, offset[one])
+        parts.append((where, flux, sky, place(spline, cuts.half, where[:, 0], where[:, 1])))
+    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))  # type: ignore[return-value]
 
 
 def _fourier_shift(stamps: np.ndarray, offset: np.ndarray, margin: int = 0) -> np.ndarray:
@@ -172,14 +206,14 @@ def _fourier_round(holes: np.ndarray, offset: np.ndarray) -> np.ndarray:
     return np.where(large[:, None, None], grown, holes)
 
 
-def _inliers(chi2: np.ndarray) -> np.ndarray:
-    """Return which stars fit: chi-squared not far above the median's, at least half of them."""
+def inliers(chi2: np.ndarray, factor: float = 1.0) -> np.ndarray:
+    """Return which stars fit: chi-squared not far above the median's, or `factor` times as far; at least half."""
     finite = np.isfinite(chi2)
     if finite.sum() < 4:
         return finite if finite.any() else np.ones_like(finite)
     middle = np.median(chi2[finite])
     spread = 1.4826 * np.median(np.abs(chi2[finite] - middle))
-    return finite & (chi2 <= max(middle + 4.0 * spread, 1.5 * middle))
+    return finite & (chi2 <= middle + factor * max(4.0 * spread, 0.5 * middle))
 
 
 def _average(stamps: np.ndarray, weight: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -213,17 +247,19 @@ def _radial_mean(values: np.ndarray, use: np.ndarray) -> np.ndarray:
     return np.where(n > 0, mean, overall)[ring]
 
 
-def _blend(mean: np.ndarray, profile: np.ndarray, error: np.ndarray, fwhm: float) -> tuple[np.ndarray, float]:
+def blend(
+    mean: np.ndarray, profile: np.ndarray, error: np.ndarray, fwhm: float, caution: float = 1.0
+) -> tuple[np.ndarray, float]:
     """Return mean where it says more than its noise, the profile where it does not.
 
-    Per ring the departure from the profile is shrunk by (Stein) 1 - noise² / departure²; outside one FWHM the factor
-    may only fall with radius. Also returns the radius at which it falls below a half.
+    Per ring the departure from the profile is shrunk by (Stein) 1 - caution noise² / departure²; outside one FWHM the
+    factor may only fall with radius. Also returns the radius at which it falls below a half.
     """
     radius = _radius(mean.shape)
     departure = np.where(np.isfinite(error), mean - profile, 0.0)
     use = np.isfinite(error)
     power, noise = _radial_mean(departure**2, use), _radial_mean(np.where(use, error, 0.0) ** 2, use)
-    factor = np.clip(1.0 - noise / np.maximum(power, 1e-300), 0.0, 1.0)
+    factor = np.clip(1.0 - caution * noise / np.maximum(power, 1e-300), 0.0, 1.0)
     rings = np.rint(radius).astype(int)
     steps = np.zeros(rings.max() + 1)
     steps[rings.ravel()] = factor.ravel()
@@ -238,17 +274,23 @@ def _blend(mean: np.ndarray, profile: np.ndarray, error: np.ndarray, fwhm: float
     return profile + smooth * departure, reach
 
 
+def tapered(stamp: np.ndarray) -> np.ndarray:
+    """Return a stamp, or a stack of them, brought to zero towards the border."""
+    half = stamp.shape[-1] // 2
+    radius = _radius(stamp.shape[-2:])
+    taper = np.clip((half + 0.5 - radius) / max(0.1 * half, 1.5), 0.0, 1.0)
+    return stamp * np.sin(0.5 * np.pi * taper) ** 2
+
+
 def _finish(stamp: np.ndarray) -> np.ndarray:
     """Taper the border, centre, normalise."""
     half = stamp.shape[0] // 2
-    radius = _radius(stamp.shape)
-    taper = np.clip((half + 0.5 - radius) / max(0.1 * half, 1.5), 0.0, 1.0)
-    tapered = stamp * np.sin(0.5 * np.pi * taper) ** 2
-    width = fwhm_of(tapered)
+    stamp = tapered(stamp)
+    width = fwhm_of(stamp)
     for _ in range(3):
-        y, x = centroid_of(tapered, fwhm=width)
+        y, x = centroid_of(stamp, fwhm=width)
         shift = np.array([[half - y, half - x]])
         if np.abs(shift).max() < 0.003:
             break
-        tapered = _fourier_shift(tapered[None], shift)[0]
-    return tapered / tapered.sum()
+        stamp = _fourier_shift(stamp[None], shift)[0]
+    return stamp / stamp.sum()

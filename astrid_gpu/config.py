@@ -43,6 +43,9 @@ class SubtractConfig:
         Side of a background box in pixels; None chooses it from the image and the PSF.
     psf_size : int or None
         Odd side of measured PSF stamps; None takes about 8 FWHM.
+    psf_order : {"auto", 0, 1, 2, 3}
+        Degree of the polynomial over the field of measured PSFs, 0 for constant ones; "auto" takes what the stars
+        support and call for, see `measure_psf`.
     registration : {"shift", "noise", "none"}
         What to do with the registration measured on stars: remove the mean shift and count the scatter as
         astrometric noise; only count both as noise; or nothing.
@@ -68,6 +71,7 @@ class SubtractConfig:
     background: bool = True
     box: int | None = None
     psf_size: int | None = None
+    psf_order: int | str = "auto"
     registration: str = "shift"
     renormalise: str = "global"
     tiles: str | int = "auto"
@@ -82,6 +86,7 @@ class SubtractConfig:
         if not 0 <= self.min_overlap <= 1:
             msg = f"min_overlap must be a fraction from 0 to 1, got {self.min_overlap!r}"
             raise ConfigError(msg)
+        _choice("psf_order", self.psf_order, ("auto", 0, 1, 2, 3))
         _choice("registration", self.registration, ("shift", "noise", "none"))
         _choice("renormalise", self.renormalise, ("global", "local", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))

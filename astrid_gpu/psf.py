@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from astrid_gpu._host_ops import both
-from astrid_gpu._psf_stack import build_psf
+from astrid_gpu._psf_field import ORDERS, fit_field, highest_order, spread_over
+from astrid_gpu._psf_stack import PsfStack, build_psf
 from astrid_gpu.errors import InputError, PsfError
-from astrid_gpu.image import PSF, Image
+from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.stars import StarFlag, find_stars, match_stars
 
-__all__ = ["measure_psf", "measure_psf_pair"]
+__all__ = ["MeasuredPsf", "measure_one", "measure_psf", "measure_psf_pair"]
 
 _NEEDED = 5  # good stars for an empirical PSF
 _FALLBACKS = ("moffat", "error")
+_MORE = 2  # times max_stars where the PSF may vary: each place has to be known from its own stars
+
+
+class MeasuredPsf(NamedTuple):
+    """The constant PSF, the varying one if there is one, and in words how it was found."""
+
+    psf: PSF
+    model: PSFModel | None
+    note: str
 
 
 def measure_psf(
@@ -28,12 +38,14 @@ def measure_psf(
     variance: Any = None,
     min_snr: float = 20.0,
     max_stars: int = 80,
-) -> PSF:
-    """Build the PSF of an image from its isolated, unsaturated stars.
+    order: int | str = 0,
+) -> PSF | PSFModel:
+    """Build the PSF of an image from its isolated, unsaturated stars, constant or varying over the field.
 
     With 5 good stars or more it is empirical in the core and goes over into a fitted elliptical Moffat profile
     where the stars no longer say more than noise; with fewer it is the Moffat profile alone, fitted to what there
-    is, one star included.
+    is, one star included. With an order above 0 it is a polynomial in position, as smooth: changes of width and
+    ellipticity first, and what else stands out of the noise.
 
     Parameters
     ----------
@@ -50,29 +62,71 @@ def measure_psf(
     min_snr : float
         Least S/N of a star; lowered to 8 if too few reach it.
     max_stars : int
-        The most significant so many are used.
+        The most significant so many are used; twice as many, spread over the frame, where the PSF may vary.
+    order : {0, 1, 2, 3, "auto"}
+        Degree of the polynomial over the field. "auto" takes the highest that there are stars for (three a term, spread
+        over the frame), and of those the lowest that predicts stars left out of the fit as well as the best does.
 
     Returns
     -------
-    PSF
-        Odd sides, centred, sum 1, with fwhm, ellipticity, n_stars and residual: the median reduced chi-squared of the
-        stars over the core, with 2 % of error granted to the model.
+    PSF or PSFModel
+        A `PSF` for order 0, also where "auto" finds that enough. Odd sides, centred, sum 1, with fwhm, ellipticity,
+        n_stars and residual: the median reduced chi-squared of the stars over the core, with 2 % of error granted to
+        the model.
 
     Raises
     ------
     PsfError
-        No usable star, or too few with fallback="error".
+        No usable star, or too few with fallback="error", or for the order asked for.
 
     Notes
     -----
-    Cost: O(stars x size² x 20) plus a sparse linear solve for the neighbours.
+    Runs on the host on every backend, by the fused operations of `numba` where it is installed. Cost: O(stars x size² x
+    20) plus a sparse linear solve for the neighbours; a varying PSF about three times that.
     """
+    found = measure_one(
+        image,
+        stars,
+        size=size,
+        fallback=fallback,
+        variance=variance,
+        min_snr=min_snr,
+        max_stars=max_stars,
+        order=order,
+    )
+    return found.psf if found.model is None else found.model
+
+
+def measure_one(
+    image: Image | np.ndarray,
+    stars: np.ndarray | None,
+    *,
+    size: int | None = None,
+    fallback: str = "moffat",
+    variance: Any = None,
+    min_snr: float = 20.0,
+    max_stars: int = 80,
+    order: int | str = 0,
+) -> MeasuredPsf:
+    """Return what `measure_psf` finds: the constant PSF, the varying one, and how; its parameters."""
     if fallback not in _FALLBACKS:
         msg = f"fallback must be one of {', '.join(_FALLBACKS)}, got {fallback!r}"
         raise InputError(msg)
+    if order != "auto" and order not in ORDERS:
+        msg = f"order must be 'auto' or one of {', '.join(map(str, ORDERS))}, got {order!r}"
+        raise InputError(msg)
     image, stars, variance = _prepare(image, stars, variance)
-    chosen = _choose(stars, min_snr, max_stars)
-    return _build(image, stars, chosen, variance, size, fallback)
+    chosen = _spread(stars, _choose(stars, min_snr, None), image.shape, max_stars, order)
+    return _build(image, stars, chosen, variance, size, fallback, order)
+
+
+def _spread(
+    stars: np.ndarray, chosen: np.ndarray, shape: tuple[int, int], max_stars: int, order: int | str
+) -> np.ndarray:
+    """Return the best stars; where the PSF may vary more of them, from all over the frame."""
+    if order == 0:
+        return chosen[:max_stars]
+    return chosen[spread_over(stars["y"][chosen], stars["x"][chosen], shape, _MORE * max_stars)]
 
 
 def measure_psf_pair(
@@ -87,7 +141,8 @@ def measure_psf_pair(
     variance_reference: Any = None,
     min_snr: float = 20.0,
     max_stars: int = 80,
-) -> tuple[PSF, PSF]:
+    order: int | str = 0,
+) -> tuple[MeasuredPsf, MeasuredPsf]:
     """Measure both PSFs of a registered pair from the same stars where there are enough of them.
 
     What is wrong with a star (a hidden companion, a galaxy) is then wrong in both PSFs alike and cancels in the
@@ -101,13 +156,16 @@ def measure_psf_pair(
     ia, ib = match_stars(*sides, radius=max(1.0, 0.5 * width))
     if len(ia) >= _NEEDED:
         chosen = [good[0][ia], good[1][ib]]
-        order = np.argsort(-np.minimum(stars_science["snr"][chosen[0]], stars_reference["snr"][chosen[1]]))[:max_stars]
-        chosen = [c[order] for c in chosen]
+        best = np.argsort(-np.minimum(stars_science["snr"][chosen[0]], stars_reference["snr"][chosen[1]]))
+        chosen = [c[best] for c in chosen]
+        which = _spread(stars_science[chosen[0]], np.arange(len(best)), science.shape, max_stars, order)
+        chosen = [c[which] for c in chosen]
     else:
-        chosen = [g[:max_stars] for g in good]
+        catalogues = stars_science, stars_reference
+        chosen = [_spread(s, g, science.shape, max_stars, order) for s, g in zip(catalogues, good, strict=True)]
     return both(
-        lambda: _build(science, stars_science, chosen[0], variance_science, size, fallback),
-        lambda: _build(reference, stars_reference, chosen[1], variance_reference, size, fallback),
+        lambda: _build(science, stars_science, chosen[0], variance_science, size, fallback, order),
+        lambda: _build(reference, stars_reference, chosen[1], variance_reference, size, fallback, order),
     )
 
 
@@ -151,7 +209,15 @@ def _choose(stars: np.ndarray, min_snr: float, max_stars: int | None) -> np.ndar
     return order[np.flatnonzero(rest)[:_NEEDED]]
 
 
-def _build(image: Image, stars: np.ndarray, chosen: np.ndarray, variance: Any, size: int | None, fallback: str) -> PSF:
+def _build(
+    image: Image,
+    stars: np.ndarray,
+    chosen: np.ndarray,
+    variance: Any,
+    size: int | None,
+    fallback: str,
+    order: int | str = 0,
+) -> MeasuredPsf:
     """Build the PSF from the chosen stars, or say why not."""
     if len(chosen) == 0 or (len(chosen) < _NEEDED and fallback == "error"):
         n_all, n_clean = len(stars), int((stars["flags"] == 0).sum()) if len(stars) else 0
@@ -166,7 +232,7 @@ def _build(image: Image, stars: np.ndarray, chosen: np.ndarray, variance: Any, s
     empirical = len(chosen) >= _NEEDED
     stack = build_psf(image, variance, stars, chosen, half, fwhm, empirical=empirical)
     n = int(stack.used.sum())
-    return PSF(
+    psf = PSF(
         data=stack.psf,
         fwhm=fwhm_of(stack.psf),
         ellipticity=stack.moffat.ellipticity,
@@ -174,6 +240,36 @@ def _build(image: Image, stars: np.ndarray, chosen: np.ndarray, variance: Any, s
         residual=stack.chi2,
         origin="stars" if empirical else "moffat fit",
     )
+    if not empirical and order in (0, "auto"):
+        note = f"fewer than {_NEEDED} good stars: a Moffat profile fitted to {n}"
+        return MeasuredPsf(psf, None, note)
+    model, note = _over_field(image, stack, stars[chosen], fwhm, order)
+    return MeasuredPsf(psf, model, note)
+
+
+def _over_field(
+    image: Image, stack: PsfStack, stars: np.ndarray, fwhm: float, order: int | str
+) -> tuple[PSFModel | None, str]:
+    """Return the PSF as it varies over the field, None where a constant one is enough, and how that was found."""
+    if order == 0:
+        return None, ""
+    used = stars[stack.used]
+    highest = highest_order(used["y"], used["x"], image.shape)
+    if order != "auto" and int(order) > highest:
+        msg = (
+            f"{image.name}: {len(used)} stars as they lie support a PSF of order {highest} at most, not {order}: three "
+            "stars a term are needed and all over the frame. Lower the order, or use order='auto'"
+        )
+        raise PsfError(msg)
+    if highest == 0:
+        return None, f"constant: {len(used)} stars as they lie do not support more"
+    found = fit_field(stack, image.shape, fwhm, order)
+    figures = ", ".join(f"{k}: {v:.3f}" for k, v in found.held_out.items())
+    note = f"order {found.order}" + (f", chi-squared of held-out stars by order {figures}" if figures else "")
+    if found.order == 0:
+        return None, f"constant: {note}"
+    n = int(found.used.sum())
+    return PSFModel(found.terms, image.shape, n_stars=n, residual=found.chi2, origin="stars"), note
 
 
 def _half(size: int | None, fwhm: float, shape: tuple[int, int]) -> int:

@@ -65,8 +65,8 @@ def subtract(
         1-sigma registration noise in y and x, pixels.
     config : SubtractConfig, optional
     **options
-        Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, psf_size, registration,
-        renormalise, tiles, backend, dtype.
+        Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, psf_size, psf_order,
+        registration, renormalise, tiles, backend, dtype.
 
     Returns
     -------

@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--no-background", action="store_true", help="the images are sky-subtracted already")
     how.add_argument("--box", type=int, help="side of a background box, pixels")
     how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
+    how.add_argument("--psf-order", default="auto", help="auto, or 0 to 3: polynomial of measured PSFs over the field")
     how.add_argument("--registration", default="shift", help="shift, noise or none")
     how.add_argument("--tiles", default="auto", type=_tiles, help="auto, never, or the side of a tile in pixels")
     how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
@@ -81,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
             background=not args.no_background,
             box=args.box,
             psf_size=args.psf_size,
+            psf_order=int(args.psf_order) if args.psf_order.isdigit() else args.psf_order,
             registration=args.registration,
             tiles=args.tiles,
             renormalise=args.renormalise,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
+from astrid_gpu._psf_field import highest_order, spread_over
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_stamps import centroid_of
@@ -102,11 +103,11 @@ def test_a_pair_uses_the_same_stars(rng):
     science, reference = field_pair(rng, n=20, snr=(80, 300))
     images = science.subtracted(), reference.subtracted()
     stars = [find_stars(i, background_rms=f.sigma) for i, f in zip(images, (science, reference), strict=True)]
-    first, second = measure_psf_pair(*images, *stars)
+    first, second = (found.psf for found in measure_psf_pair(*images, *stars))
     assert first.fwhm < second.fwhm
     assert min(first.n_stars, second.n_stars) >= 5
     few = [s[:2] for s in stars]
-    assert [p.origin for p in measure_psf_pair(*images, *few)] == ["moffat fit"] * 2
+    assert [p.psf.origin for p in measure_psf_pair(*images, *few)] == ["moffat fit"] * 2
 
 
 def test_a_stamp_as_large_as_the_image_allows(rng):
@@ -115,3 +116,30 @@ def test_a_stamp_as_large_as_the_image_allows(rng):
     psf = measure_psf(field.image)
     assert max(psf.data.shape) <= 25
     assert psf.fwhm == pytest.approx(4.1, abs=0.3)
+
+
+def test_the_order_is_checked_and_what_stars_do_not_support_is_refused(rng):
+    field = star_field(rng, n=12)
+    with pytest.raises(InputError, match="order must be 'auto' or one of 0, 1, 2, 3, got 4"):
+        measure_psf(field.image, order=4)
+    with pytest.raises(PsfError, match=r"\d+ stars as they lie support a PSF of order \d at most, not 3"):
+        measure_psf(field.image, order=3)
+    with pytest.raises(PsfError, match="2 stars as they lie support a PSF of order 0 at most, not 1"):
+        measure_psf(star_field(rng, n=2, shape=(128, 128)).image, order=1)
+
+
+def test_stars_on_one_side_of_the_frame_fix_no_gradient():
+    y, x = (a.ravel() for a in np.meshgrid(np.linspace(5, 94, 7), np.linspace(5, 94, 7), indexing="ij"))
+    assert highest_order(y, x, (100, 100)) == 3
+    assert highest_order(y[::3], x[::3], (100, 100)) == 1  # 17 of them: order 2 has 6 terms
+    assert highest_order(y, 0.2 * x, (100, 100)) == 0
+    assert highest_order(y, np.full(49, 50.0), (100, 100)) == 0
+    assert highest_order(y[:8], x[:8], (100, 100)) == 0
+
+
+def test_stars_are_taken_from_all_over_the_frame():
+    x = np.concatenate([np.linspace(0, 20, 50), [60.0, 99.0]])
+    kept = spread_over(np.full(52, 10.0), x, (100, 100), 10)
+    assert {50, 51} <= set(kept.tolist())
+    assert len(kept) == 10
+    assert kept[0] == 0

@@ -1,0 +1,361 @@
+"""The PSF over the field: how registered stars depart from the constant PSF, and which order they support.
+
+Each term of the polynomial is a stamp in two parts. What a change of width or of ellipticity would look like is known
+from the constant PSF itself; its amplitude is fitted to every star and then over the field. What else the stars show,
+pixel by pixel, is added as far as it stands out of the noise, ring by ring (`_psf_stack.blend`), so that the wings stay
+smooth and no term brings in noise where the stars say nothing.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import NamedTuple
+
+import numpy as np
+
+from astrid_gpu._psf_stack import PsfStack, Registered, blend, inliers, register, tapered
+from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
+
+__all__ = ["ORDERS", "FieldFit", "fit_field", "highest_order", "spread_over"]
+
+ORDERS = (0, 1, 2, 3)
+_PER_TERM = 3  # stars for every term of the polynomial
+_LEVERAGE = 1.0  # variance of the fit anywhere in the frame over that of one star
+_FOLDS = 5
+_ROUNDS = 2
+_PASSES = 2
+_CAUTION = 2.0  # a term multiplies its noise over the whole frame
+_LOOSE = 4.0  # times the limit for chi-squared about the constant PSF
+_FLOOR = 0.005  # of the PSF's own value: what stars are trusted to when orders are compared
+
+
+class FieldFit(NamedTuple):
+    """Stamps of the polynomial, its stars, their median reduced chi-squared, what held-out stars say of each order."""
+
+    terms: np.ndarray
+    used: np.ndarray
+    chi2: float
+    order: int
+    held_out: dict[int, float]
+
+
+def spread_over(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], most: int, cells: int = 4) -> np.ndarray:
+    """Return indices of at most `most` places, given best first, taken in turn from cells of the frame."""
+    cell = [np.clip(p * cells // n, 0, cells - 1).astype(int) for p, n in zip((y, x), shape, strict=True)]
+    number = cell[0] * cells + cell[1]
+    rank = np.zeros(len(number), int)
+    for k in np.unique(number):
+        these = np.flatnonzero(number == k)
+        rank[these] = np.arange(these.size)
+    return np.sort(np.argsort(rank, kind="stable")[:most])
+
+
+def highest_order(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> int:
+    """Return the highest order that stars at these places can fix all over the frame.
+
+    Three stars a term, and nowhere in the frame a variance of the fit above that of a single star.
+    """
+    centre, scale = frame_scale(shape)
+    gy, gx = (a.ravel() for a in np.meshgrid(*(np.linspace(0, n - 1, 5) for n in shape), indexing="ij"))
+    best = 0
+    for order in ORDERS[1:]:
+        if len(y) < _PER_TERM * n_terms(order):
+            break
+        basis, frame = terms_at(y, x, order, centre, scale), terms_at(gy, gx, order, centre, scale)
+        if np.linalg.matrix_rank(basis, tol=1e-6 * len(y)) < basis.shape[1]:
+            break
+        leverage = np.einsum("gk,kl,gl->g", frame, np.linalg.inv(basis.T @ basis), frame)
+        if leverage.max() > _LEVERAGE:
+            break
+        best = order
+    return best
+
+
+def fit_field(stack: PsfStack, shape: tuple[int, int], fwhm: float, order: int | str) -> FieldFit:
+    """Fit the PSF over the field to the stars that the constant one was built from.
+
+    Parameters
+    ----------
+    stack : PsfStack
+        With its registered stars.
+    shape : (ny, nx)
+        Of the image.
+    fwhm : float
+    order : {"auto", 0, 1, 2, 3}
+        "auto" takes the lowest order whose prediction of held-out stars is within one standard error of the best one's.
+
+    Returns
+    -------
+    FieldFit
+        With one term if order 0 is enough.
+    """
+    stars = stack.stars
+    assert stars is not None
+    field = _Field(stack, shape, fwhm)
+    held_out: dict[int, float] = {}
+    if order == "auto":
+        order, held_out = field.choose(highest_order(field.y[field.usable], field.x[field.usable], shape))
+    if order == 0:
+        return FieldFit(stack.psf[None], stack.used, stack.chi2, 0, held_out)
+    keep, smooth = field.usable, np.zeros((n_terms(int(order)), *stack.psf.shape))
+    for _ in range(_ROUNDS):
+        terms, smooth = field.fit(int(order), keep, smooth)
+        chi2 = field.register(terms)
+        keep = inliers(chi2)
+    terms, _ = field.fit(int(order), keep, smooth)
+    return FieldFit(terms, keep, float(np.median(chi2[keep])), int(order), held_out)
+
+
+class _Field:
+    """Registered stars, their places, and the shapes that a change of width and ellipticity would bring."""
+
+    def __init__(self, stack: PsfStack, shape: tuple[int, int], fwhm: float) -> None:
+        assert stack.stars is not None
+        self.psf, self.fwhm, self.shape = stack.psf, fwhm, shape
+        self.stars: Registered = stack.stars
+        # A star at the border may fit the constant PSF badly because the PSF varies.
+        self.usable = inliers(self.stars.chi2, _LOOSE)
+        cuts = self.stars.cuts
+        self.y, self.x = cuts.y + self.stars.offset[:, 0], cuts.x + self.stars.offset[:, 1]
+        self.slopes, self.shapes = _templates(self.psf)
+        half = self.psf.shape[0] // 2
+        grid = np.hypot(*np.meshgrid(*(np.arange(-half, half + 1),) * 2, indexing="ij"))
+        self.core = grid < 1.2 * fwhm
+
+    def basis(self, order: int) -> np.ndarray:
+        """Return the terms at the stars, (m, n_terms)."""
+        return terms_at(self.y, self.x, order, *frame_scale(self.shape))
+
+    def constant(self, order: int) -> np.ndarray:
+        """Return the constant PSF as a polynomial of this order."""
+        terms = np.zeros((n_terms(order), *self.psf.shape))
+        terms[0] = self.psf
+        return terms
+
+    def local(self, terms: np.ndarray, order: int) -> np.ndarray:
+        """Return the PSF at each star."""
+        return np.tensordot(self.basis(order), terms, 1)
+
+    def register(self, terms: np.ndarray) -> np.ndarray:
+        """Register the stars anew, each with the PSF of its own place; return their reduced chi-squared."""
+        order = _order(terms)
+        local = _of_unit_sum(self.local(terms, order))
+        cuts, light = self.stars.cuts, self.stars.light
+        shifted, weight, offset, chi2 = register(cuts, light, local, self.stars.offset, self.fwhm)
+        self.stars = Registered(cuts, light, shifted, weight, offset, chi2)
+        return chi2
+
+    def fit(self, order: int, keep: np.ndarray, smooth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit the stars in `keep`: the polynomial, and of it the part `smooth` that widths and ellipticities make up.
+
+        `smooth` is where to start, zeros as a rule; the pixels' part is made anew, so that its noise does not add up.
+        """
+        basis, weight = self.basis(order)[keep], self.stars.weight[keep]
+        stars, none = self.stars.shifted[keep], np.zeros_like(self.psf)
+        terms = self.constant(order) + smooth
+        for _ in range(_PASSES):
+            # Flux, centre and sky of a star were fitted with the PSF of the last pass.
+            stars = self._settled(stars, _of_unit_sum(np.tensordot(basis, terms, 1)), weight)
+            plain = self.constant(order) + smooth
+            smooth = smooth + self._by_shapes(basis, stars - np.tensordot(basis, plain, 1), weight)
+            plain = self.constant(order) + smooth
+            pixels, error = _by_pixels(basis, stars - np.tensordot(basis, plain, 1), weight)
+            seen = [
+                blend(value, none, sigma, self.fwhm, _CAUTION)[0] for value, sigma in zip(pixels, error, strict=True)
+            ]
+            terms = plain + tapered(np.stack(seen))
+            terms[1:] -= terms[1:].sum((1, 2), keepdims=True) / terms[0].sum() * terms[0]
+            terms /= terms[0].sum()
+        return terms, smooth
+
+    def _settled(self, stars: np.ndarray, local: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return stars on the flux, centre and sky that fit the PSF of their place best."""
+        m, size = len(stars), self.psf.size
+        others = np.stack([*self.slopes, np.ones_like(self.psf)])
+        columns = np.concatenate([local[:, None], np.broadcast_to(others, (m, *others.shape))], axis=1)
+        columns = columns.reshape(m, -1, size)
+        weighted = columns * weight.reshape(m, 1, size)
+        normal, right = weighted @ columns.transpose(0, 2, 1), weighted @ stars.reshape(m, size, 1)
+        scale = np.maximum(np.einsum("mpp->mp", normal), 1e-300)
+        solution = np.linalg.solve(normal + 1e-9 * scale[:, :, None] * np.eye(len(others) + 1), right)
+        flux, rest = solution[:, 0, 0], solution[:, 1:, 0]
+        flux = np.where(flux > 0.1, flux, 1.0)
+        return (stars - np.einsum("mp,pab->mab", rest, others)) / flux[:, None, None]
+
+    def amplitudes(self, rest: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how much of each shape is in what a star has more than the PSF, and its error; both (m, 3)."""
+        columns = np.stack([*self.shapes, self.psf, *self.slopes, np.ones_like(self.psf)]).reshape(-1, self.psf.size)
+        w, rest = weight.reshape(len(weight), -1), rest.reshape(len(rest), -1)
+        p = len(columns)
+        normal = (w @ (columns[:, None] * columns[None]).reshape(p * p, -1).T).reshape(-1, p, p)
+        right = (w * rest) @ columns.T
+        scale = np.maximum(np.einsum("mpp->mp", normal), 1e-300)
+        cover = np.linalg.inv(normal + 1e-9 * scale[:, :, None] * np.eye(len(columns)))
+        n = len(self.shapes)
+        error = np.sqrt(np.maximum(np.einsum("mpp->mp", cover)[:, :n], 0.0))
+        return np.einsum("mpq,mq->mp", cover, right)[:, :n], error
+
+    def _by_shapes(self, basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return stamps (n_terms, k, k): amplitudes of the shapes, fitted to each star and then over the field."""
+        values, errors = self.amplitudes(rest, weight)
+        fitted = [_robust(basis, value, error)[0] for value, error in zip(values.T, errors.T, strict=True)]
+        return np.einsum("tk,tab->kab", np.stack(fitted), self.shapes)
+
+    def choose(self, highest: int) -> tuple[int, dict[int, float]]:
+        """Return the order that stars left out of the fit call for, and what they say of each order.
+
+        Asked twice, of the shapes' amplitudes and of all pixels of the core: the first sees small changes of width and
+        ellipticity, the second whatever else there is. The higher answer counts.
+        """
+        if highest == 0:
+            return 0, {}
+        use = self.usable
+        values, errors = self.amplitudes(self.stars.shifted[use] - self.psf, self.stars.weight[use])
+        misfit = _left_out([self.basis(k)[use] for k in range(highest + 1)], values, errors)
+        least = _lowest(misfit)
+        figures = dict(enumerate(misfit.mean(axis=1).tolist()))
+        if least == highest:
+            return least, figures
+        return least + _lowest(self.cropped().held_out(range(least, highest + 1))), figures
+
+    def cropped(self) -> _Field:
+        """Return the same with smaller stamps, which hold the core: quicker, and enough to compare orders."""
+        cut = self.psf.shape[0] // 2 - min(self.psf.shape[0] // 2, int(np.ceil(1.2 * self.fwhm)) + 2)
+        inner = (..., slice(cut, self.psf.shape[0] - cut), slice(cut, self.psf.shape[1] - cut))
+        small = copy(self)
+        small.psf, small.slopes, small.shapes, small.core = (
+            plane[inner] for plane in (self.psf, self.slopes, self.shapes, self.core)
+        )
+        small.stars = self.stars._replace(shifted=self.stars.shifted[inner], weight=self.stars.weight[inner])
+        return small
+
+    def held_out(self, orders: range) -> np.ndarray:
+        """Return reduced chi-squared of each star about what a fit without it and its fold predicts, (orders, m)."""
+        fold = np.full(len(self.usable), -1)
+        fold[self.usable] = np.arange(int(self.usable.sum())) % _FOLDS
+        chi2 = np.zeros((len(orders), len(fold)))
+        for k in range(_FOLDS):
+            out, keep = fold == k, self.usable & (fold != k)
+            for row, order in zip(chi2, orders, strict=True):
+                start = np.zeros((n_terms(order), *self.psf.shape))
+                terms = self.constant(0) if order == 0 else self.fit(order, keep, start)[0]
+                row[out] = self._misfit(out, self.local(terms, order)[out])
+        return chi2[:, self.usable]
+
+    def _misfit(self, which: np.ndarray, local: np.ndarray) -> np.ndarray:
+        """Return reduced chi-squared of stars over the core about a PSF, with flux, centre and sky left free."""
+        core, stars = self.core, self.stars
+        weight = stars.weight[which][:, core]
+        # `register` grants the model 2 %; what tells the orders apart is less.
+        plain = 1.0 / np.maximum(weight, 1e-300) - (0.02 * self.psf[core]) ** 2
+        tight = np.maximum(plain, 0.1 / np.maximum(weight, 1e-300)) + (_FLOOR * self.psf[core]) ** 2
+        root = np.where(weight > 0, 1.0 / np.sqrt(tight), 0.0)
+        z = (stars.shifted[which] - local)[:, core] * root
+        others = np.stack([*self.slopes, np.ones_like(self.psf)])[:, core]
+        out = np.empty(len(z))
+        for i in range(len(z)):
+            q, _ = np.linalg.qr((np.vstack([local[i, core], others]) * root[i]).T)
+            out[i] = (z[i] @ z[i] - ((q.T @ z[i]) ** 2).sum()) / max(int((root[i] > 0).sum()) - 4, 1)
+        return out
+
+
+def _order(terms: np.ndarray) -> int:
+    return {n_terms(order): order for order in ORDERS}[len(terms)]
+
+
+def _of_unit_sum(stamps: np.ndarray) -> np.ndarray:
+    return stamps / stamps.sum((1, 2), keepdims=True)
+
+
+def _templates(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the slopes of a PSF along y and x, and how it changes with ln size and two components of shear."""
+    pad = 8
+    frame = np.pad(psf, pad)
+    spectrum = np.fft.rfft2(frame)
+    factors = 2j * np.pi * np.fft.fftfreq(frame.shape[0])[:, None], 2j * np.pi * np.fft.rfftfreq(frame.shape[1])[None]
+    py, px = (np.fft.irfft2(spectrum * f, frame.shape)[pad:-pad, pad:-pad] for f in factors)
+    y, x = (np.arange(n, dtype=float) - n // 2 for n in psf.shape)
+    y, x = y[:, None], x[None, :]
+    shapes = np.stack([-(2 * psf + y * py + x * px), -(x * px - y * py), -(x * py + y * px)])
+    return np.stack([py, px]), shapes
+
+
+def _robust(
+    basis: np.ndarray, values: np.ndarray, error: np.ndarray, *, spread2: float | None = None
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Fit a polynomial to values of known errors, outliers weighted down.
+
+    Returns
+    -------
+    coefficients, weights
+    spread2 : float
+        Variance of the values beyond their errors, fitted unless it is given: without it the brightest few would rule.
+    """
+    known, spread2 = spread2 is not None, spread2 or 0.0
+    rest = values - np.median(values)
+    for _ in range(6):
+        total = np.sqrt(error**2 + spread2)
+        scale = max(1.4826 * float(np.median(np.abs(rest / total))), 1.0)
+        root = np.sqrt(np.minimum(1.0, 2.0 * scale / np.maximum(np.abs(rest / total), 1e-12))) / total
+        solution = np.linalg.lstsq(basis * root[:, None], values * root, rcond=1e-10)[0]
+        rest = values - basis @ solution
+        if not known:
+            spread2 = max((1.4826 * float(np.median(np.abs(rest)))) ** 2 - float(np.median(error**2)), 0.0)
+    return solution, root**2, spread2
+
+
+def _left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Return chi-squared of each star's amplitudes about a polynomial fitted to the others, cut at 25, (orders, m)."""
+    out = np.zeros((len(bases), len(values)))
+    for value, error in zip(values.T, errors.T, strict=True):
+        _, _, spread2 = _robust(bases[-1], value, error)
+        for k, basis in enumerate(bases):
+            solution, w, _ = _robust(basis, value, error, spread2=spread2)
+            lever = w * np.einsum("mk,kl,ml->m", basis, np.linalg.inv((basis.T * w) @ basis), basis)
+            rest = (value - basis @ solution) / np.clip(1.0 - lever, 0.1, 1.0)
+            out[k] += np.minimum(rest**2 / (error**2 + spread2), 25.0)
+    return out
+
+
+def _lowest(misfit: np.ndarray) -> int:
+    """Return the lowest order (first axis) whose mean misfit is within one standard error of the least."""
+    best = int(np.argmin([_clipped_mean(row - misfit[0])[0] for row in misfit]))
+    for order in range(best):
+        worse, error = _clipped_mean(misfit[order] - misfit[best])
+        if worse <= error:
+            return order
+    return best
+
+
+def _by_pixels(basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return stamps (n_terms, k, k) fitted pixel by pixel, and their errors from the scatter of the stars."""
+    m, n = basis.shape
+    flat, w = rest.reshape(m, -1), weight.reshape(m, -1).copy()
+    squares = (basis[:, :, None] * basis[:, None]).reshape(m, n * n)
+    for _ in range(2):
+        normal = (w.T @ squares).reshape(-1, n, n)
+        scale = np.einsum("akk->a", normal)
+        seen = scale > 0
+        normal[~seen] = np.eye(n)
+        normal += (1e-9 * np.where(seen, scale, 1.0))[:, None, None] * np.eye(n)
+        inverse = np.linalg.inv(normal)
+        solution = (inverse @ ((w * flat).T @ basis)[:, :, None])[:, :, 0]
+        misfit = flat - basis @ solution.T
+        size = np.abs(misfit) * np.sqrt(w)
+        # Huber's weights about the fit, as `_psf_stack` has them about the mean.
+        w = weight.reshape(m, -1) * np.minimum(1.0, 2.5 / np.maximum(size, 1e-12))
+    # Error of the solution with the scatter that is seen (White 1980): A^-1 (sum w² r² b b^T) A^-1.
+    meat = (((w * misfit) ** 2).T @ squares).reshape(-1, n, n)
+    cover = inverse @ meat @ inverse * (m / max(m - n, 1))
+    error = np.sqrt(np.maximum(np.einsum("akk->ak", cover), 0.0))
+    solution[~seen], error[~seen] = 0.0, np.inf
+    shape = (n, *rest.shape[1:])
+    return solution.T.reshape(shape), error.T.reshape(shape)
+
+
+def _clipped_mean(values: np.ndarray) -> tuple[float, float]:
+    """Return the mean of values cut at 10 robust sigmas, and its error."""
+    middle = float(np.median(values))
+    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-12)
+    cut = np.clip(values, middle - 10 * spread, middle + 10 * spread)
+    return float(cut.mean()), float(cut.std() / np.sqrt(max(len(cut) - 1, 1)))
