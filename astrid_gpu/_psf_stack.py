@@ -95,8 +95,8 @@ def build_psf(
         blended, radius = blend(mean - moffat.constant, profile, error, fwhm)
         psf = _finish(blended)
     assert moffat is not None
-    stars = Registered(cuts, light, shifted, weight, offset, chi2)
-    return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, stars)
+    registered = Registered(cuts, light, shifted, weight, offset, chi2)
+    return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, registered)
 
 
 def _profile_alone(cuts: Cuts, crowd: Crowd, psf: np.ndarray, offset: np.ndarray, fwhm: float) -> PsfStack:
