@@ -27,10 +27,10 @@ from astrid_gpu.acquire.regions import REGIONS, Region, region, resolve
 from astrid_gpu.acquire.tables import pairing_table
 from astrid_gpu.acquire.transfer import Item, download, download_all
 
-ADAPTERS = ("mast", "ps1", "skyview", "tesscut", "local")
+ADAPTERS = ("mast", "ps1", "skyview", "tesscut", "ztf", "local")
 """Modules that have `search` and `fetch` for images."""
 
-_MODULES = (*ADAPTERS, "alerts")
+_MODULES = (*ADAPTERS, "alerts", "brokers")
 
 __all__ = [
     "ADAPTERS",

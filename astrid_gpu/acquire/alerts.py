@@ -26,7 +26,17 @@ from astrid_gpu.flags import CandidateFlag
 from astrid_gpu.io import atomic_path
 from astrid_gpu.results import Candidates
 
-__all__ = ["ALERT_COLUMNS", "Alert", "fetch", "light_curve", "read", "search", "to_candidates", "to_cutouts"]
+__all__ = [
+    "ALERT_COLUMNS",
+    "Alert",
+    "fetch",
+    "light_curve",
+    "read",
+    "search",
+    "to_candidates",
+    "to_cutouts",
+    "write_alerts",
+]
 
 ALERT_COLUMNS = (
     ("object_id", "U32"), ("candid", np.int64), ("survey", "U16"), ("schema", "U8"), ("mjd", float), ("band", "U8"),
@@ -222,12 +232,22 @@ def fetch(rows: Any, run: str | Path | RunDirectory, *, size: int = SIDE) -> lis
         ``candidates/alerts.csv`` and ``.ecsv``, ``dataset/alerts.h5`` and ``.npz`` (split by object), and
         ``candidates/light_curves.csv``.
     """
-    directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
     by_candid = {alert.candid: alert for alert in rows.meta["alerts"]}
-    alerts = [by_candid[int(candid)] for candid in rows["candid"]]
+    return write_alerts([by_candid[int(candid)] for candid in rows["candid"]], run, size=size)
+
+
+def write_alerts(alerts: Sequence[Alert], run: str | Path | RunDirectory, *, size: int = SIDE) -> list[Path]:
+    """Write alerts into a run: candidates, triplets and light curves; see `fetch`.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
     if not alerts:
         msg = "no alert is left to write; widen the search"
         raise InputError(msg)
+    directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
     found, triplets = to_candidates(alerts), to_cutouts(alerts, size)
     tables, data = directory.folder("candidates"), directory.folder("dataset")
     written = [found.write(tables / f"alerts.{ending}") for ending in ("csv", "ecsv")]

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-__all__ = ["authorization", "credential", "redact"]
+from astrid_gpu.errors import AcquisitionError
+
+__all__ = ["authorization", "bearer", "credential", "redact"]
 
 _HIDDEN = (
     "token|api[-_]?key|apikey|key|secret|passw(?:or)?d|pwd|auth|authorization|credential|signature|sig|session(?:id)?|"
@@ -42,9 +44,25 @@ def authorization(name: str, scheme: str = "Bearer") -> Callable[[Any], Any] | N
     requests drops that header where a service sends one on to another host.
     """
     value = credential(name)
-    if value is None:
-        return None
+    return None if value is None else _signature(value, scheme)
 
+
+def bearer(token: Any, service: str) -> Callable[[Any], Any]:
+    """Return the same for a token that a service gave on logging in; from then on `redact` knows it.
+
+    Raises
+    ------
+    AcquisitionError
+        It gave none.
+    """
+    if not isinstance(token, str) or not token.strip():
+        msg = f"{service} let us in but gave no token: the user name or the password may be wrong"
+        raise AcquisitionError(msg)
+    _seen.add(token)
+    return _signature(token, "Bearer")
+
+
+def _signature(value: str, scheme: str) -> Callable[[Any], Any]:
     def sign(request: Any) -> Any:
         request.headers["Authorization"] = f"{scheme} {value}".strip()
         return request
