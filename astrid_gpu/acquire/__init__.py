@@ -99,8 +99,7 @@ def fetch(rows: Any, run: str | Path | RunDirectory, **options: Any) -> list[Pat
         It is not an observation table, or names an adapter that does not exist.
     """
     from astrid_gpu.acquire.placing import try_each
-    from astrid_gpu.acquire.recording import record_fetched
-    from astrid_gpu.errors import AcquisitionError, InputError
+    from astrid_gpu.errors import InputError
 
     check_observations(rows)
     sources = list(dict.fromkeys(str(source) for source in rows["source"]))
@@ -108,13 +107,7 @@ def fetch(rows: Any, run: str | Path | RunDirectory, **options: Any) -> list[Pat
     if strange:
         msg = f"no adapter is called {strange[0]!r}; there are {', '.join(ADAPTERS)}"
         raise InputError(msg)
-    try:
-        paths = try_each((source, partial(_fetch_from, source, rows, run, options)) for source in sources)
-    except AcquisitionError as error:
-        record_fetched(rows, error.paths, run)
-        raise
-    record_fetched(rows, paths, run)
-    return paths
+    return try_each((source, partial(_fetch_from, source, rows, run, options)) for source in sources)
 
 
 def _fetch_from(source: str, rows: Any, run: str | Path | RunDirectory, options: dict[str, Any]) -> list[Path]:

@@ -17,6 +17,7 @@ from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.observations import as_rows, checked_rows, observation_table
 from astrid_gpu.acquire.placing import fetch_items, target_path, try_each
 from astrid_gpu.acquire.progress import ProgressCallback
+from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.secrets import authorization
 from astrid_gpu.acquire.sessions import asking
@@ -147,6 +148,7 @@ def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Cl
     return observation_table(found, source="mast")
 
 
+@recorded
 def fetch(
     rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:

@@ -17,6 +17,7 @@ from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.observations import as_rows, checked_rows, observation_table
 from astrid_gpu.acquire.placing import fetch_items, role_of, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
+from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.transfer import Item, download
 from astrid_gpu.acquire.wire import failure
@@ -104,6 +105,7 @@ def search(
     return observation_table(rows, source="ps1", position=f"{place.ra.deg:.6f} {place.dec.deg:+.6f}", size=side)
 
 
+@recorded
 def fetch(
     rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from astrid_gpu.acquire.observations import as_rows
 from astrid_gpu.acquire.placing import is_run_directory, role_of
 from astrid_gpu.acquire.record import Observation
 from astrid_gpu.acquire.secrets import redact
-from astrid_gpu.errors import AstridGpuError
+from astrid_gpu.errors import AcquisitionError, AstridGpuError
 
-__all__ = ["companions_in", "record_fetched"]
+__all__ = ["companions_in", "record_fetched", "recorded"]
 
 IMAGES = ("science", "reference")
 """Kinds of file that are observations of their own; every other kind goes with one."""
@@ -47,8 +48,7 @@ def record_fetched(rows: Any, paths: Iterable[str | Path], run: str | Path | Run
     if not isinstance(run, RunDirectory) and not is_run_directory(run):
         return []
     directory = run if isinstance(run, RunDirectory) else RunDirectory(run)
-    there = {Path(path).name: Path(path) for path in paths}
-    table = [row for row in as_rows(rows) if row["filename"] in there]
+    table, there = _meet(as_rows(rows), [Path(path) for path in paths])
     found = []
     for row in table:
         if row["kind"] not in IMAGES:
@@ -59,6 +59,37 @@ def record_fetched(rows: Any, paths: Iterable[str | Path], run: str | Path | Run
         except AstridGpuError:
             continue  # the file is where it is, and the check says what is wrong with it
     return found
+
+
+def _meet(table: list[dict[str, Any]], paths: list[Path]) -> tuple[list[dict[str, Any]], dict[str, Path]]:
+    """Return the rows whose file is there, under the file's name, and the files by name.
+
+    An adapter may choose a row's file only when it fetches, under a name that the row did not have; then the order
+    tells which is whose.
+    """
+    there = {path.name: path for path in paths}
+    if len(paths) == len(table):
+        table = [
+            row if row["filename"] in there else {**row, "filename": path.name}
+            for row, path in zip(table, paths, strict=True)
+        ]
+    return [row for row in table if row["filename"] in there], there
+
+
+def recorded(fetch: Callable[..., list[Path]]) -> Callable[..., list[Path]]:
+    """Let an adapter's `fetch` write the records of what it fetched into a run, also where some files failed."""
+
+    @wraps(fetch)
+    def fetch_and_record(rows: Any, run: str | Path | RunDirectory, **options: Any) -> list[Path]:
+        try:
+            paths = fetch(rows, run, **options)
+        except AcquisitionError as error:
+            record_fetched(rows, error.paths, run)
+            raise
+        record_fetched(rows, paths, run)
+        return paths
+
+    return fetch_and_record
 
 
 def companions_in(

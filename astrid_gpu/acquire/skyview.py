@@ -19,6 +19,7 @@ from astrid_gpu.acquire.content import words_of
 from astrid_gpu.acquire.observations import checked_rows, observation_table
 from astrid_gpu.acquire.placing import raise_failures, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
+from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.sessions import asking
 from astrid_gpu.acquire.transfer import Item, download
@@ -137,6 +138,7 @@ def search(
     return observation_table(rows, source="skyview", position=where, failures=failed)
 
 
+@recorded
 def fetch(
     rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:

@@ -17,6 +17,7 @@ from astrid_gpu.acquire.content import kind_of
 from astrid_gpu.acquire.observations import checked_rows, observation_table
 from astrid_gpu.acquire.placing import raise_failures, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
+from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import resolve
 from astrid_gpu.acquire.sessions import asking
 from astrid_gpu.acquire.transfer import Item, download
@@ -77,6 +78,7 @@ def search(position: Any, radius: Any = None, *, size: int | None = None, client
     return observation_table(rows, source="tesscut")
 
 
+@recorded
 def fetch(
     rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:

@@ -23,6 +23,7 @@ from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.observations import checked_rows, observation_table
 from astrid_gpu.acquire.placing import fetch_items, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
+from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.sessions import asking, guarded_session
 from astrid_gpu.acquire.transfer import Item
@@ -51,8 +52,8 @@ def search(
     *,
     products: str | Sequence[str] = ("science", "mask", "psf", "reference", "error"),
     filters: str | Sequence[str] | None = None,
-    start: Any = None,
-    end: Any = None,
+    since: Any = None,
+    until: Any = None,
     max_seeing: float | None = None,
     usable: bool = True,
     size: Any = None,
@@ -70,7 +71,7 @@ def search(
         Of `PRODUCTS`: what is wanted of each exposure, and of the reference of each quadrant and filter that turned up.
     filters : str or sequence of str, optional
         g, r, i.
-    start, end : float, str or Time, optional
+    since, until : float, str or Time, optional
         Modified Julian date, ISO date, or astropy Time.
     max_seeing : float, optional
         Arcseconds.
@@ -102,8 +103,8 @@ def search(
     where = [f"filtercode IN ({','.join(repr(b) for b in bands)})"] if filters else []
     conditions = [
         *where,
-        *([f"obsjd>={_mjd(start) + _JD:.6f}"] if start is not None else []),
-        *([f"obsjd<={_mjd(end) + _JD:.6f}"] if end is not None else []),
+        *([f"obsjd>={_mjd(since) + _JD:.6f}"] if since is not None else []),
+        *([f"obsjd<={_mjd(until) + _JD:.6f}"] if until is not None else []),
         *([f"seeing<={float(max_seeing):g}"] if max_seeing is not None else []),
         *([f"infobits<{UNUSABLE}"] if usable else []),
     ]
@@ -121,6 +122,7 @@ def search(
     return observation_table(rows, source="ztf", position=f"{place.ra.deg:.6f} {place.dec.deg:+.6f}")
 
 
+@recorded
 def fetch(
     rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:

@@ -12,13 +12,21 @@ import sys
 from collections.abc import Sequence
 
 import astrid_gpu
-from astrid_gpu.cli import bench, check, demo, doctor, subtract, warmup
+from astrid_gpu.cli import bench, check, demo, doctor, fetch, subtract, warmup
 from astrid_gpu.errors import AstridGpuError, BackendUnavailableError, ConfigError
 
 __all__ = ["main"]
 
 # Each has HELP, add_arguments(parser) and run(args), which returns the exit code.
-_VERBS = {"demo": demo, "subtract": subtract, "doctor": doctor, "warmup": warmup, "bench": bench, "check": check}
+_VERBS = {
+    "demo": demo,
+    "subtract": subtract,
+    "doctor": doctor,
+    "warmup": warmup,
+    "bench": bench,
+    "fetch": fetch,
+    "check": check,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

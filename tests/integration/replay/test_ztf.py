@@ -109,7 +109,7 @@ def test_addresses_are_those_of_the_archive(exposures):
 
 def test_what_is_asked_of_irsa(irsa, client):
     ztf.search(
-        (95.5, 77.5), 0.1, products="science", filters=["g", "r"], start="2022-01-01", end=60000.0, max_seeing=2.5,
+        (95.5, 77.5), 0.1, products="science", filters=["g", "r"], since="2022-01-01", until=60000.0, max_seeing=2.5,
         client=client,
     )  # fmt: skip
     (request,) = irsa.requests
@@ -158,7 +158,7 @@ def test_a_difference_that_does_not_exist_is_named_and_the_rest_is_there(irsa, c
     [
         ({"products": "flat"}, "no product 'flat' of ZTF"),
         ({"filters": "z"}, "no filter 'z'"),
-        ({"start": "yesterday"}, "no date"),
+        ({"since": "yesterday"}, "no date"),
         ({"size": 0.5}, "2 to 7200"),
         ({"size": "wide"}, "not an angle"),
     ],
