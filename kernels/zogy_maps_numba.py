@@ -46,13 +46,13 @@ class _WorkSpace:
     def share(cls, cut: Tiling, count: int, job: Callable[[int, Any], None]) -> None:
         """Run job(i, work) for i from 0 to `count` - 1 on all threads, each with work space for tiles of `cut`."""
         size = max(cut.tx * (cut.ty + LANES), cut.ty * (cut.tx + LANES))
-        shapes = (6, 2, size), (5, 2, LANES * max(cut.ty, cut.tx)), (6, cut.tx)
+        shapes = (6, 2, size), (5, 2, LANES * max(cut.ty, cut.tx)), (6, cut.tx), _spectra_shape(2, cut)
 
         def task(k: int) -> None:
             with cls._lock:
                 at = next((n for n, held in enumerate(cls._idle) if tuple(a.shape for a in held) == shapes), None)
                 work = None if at is None else cls._idle.pop(at)
-            work = work or tuple(np.zeros(s, np.float32) for s in shapes)
+            work = work or tuple(np.zeros(s, np.float32) for s in shapes)  # the last: see `reference_of`
             job(k, work)
             with cls._lock:
                 cls._idle.insert(0, work)
@@ -81,6 +81,8 @@ class _Subtraction:
 
     def frame(self, i: int, which: int) -> Frame:
         """Return image i (which = 0) or its reference (1) ready for the tiles."""
+        if which == 0 and i in self.ready:
+            return self.ready.pop(i)
         p = self.problem
         stack = (p.science, p.reference)[which]
         variance = (p.variance_science, p.variance_reference)[which]
@@ -101,25 +103,49 @@ class _Subtraction:
             peaks.append((largest(image, bad) if bad.size else known[i % len(known)]) / unit[i] / psf.max())
         return choose_halo(p.kernels(i), max(peaks), "difference" in self.wanted, bool(self.wanted - {"difference"}))
 
-    def prepared_reference(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Frame, np.ndarray]:
-        """Return the reference of image i and the spectra of its tiles, made anew only if they differ."""
+    def _halo_beside_frame(self, i: int) -> int | None:
+        """Return `halo`, and make image i ready meanwhile if it is not: what is done before the tiles is not shared."""
+        found: list[int | None] = [None]
+
+        def step(k: int) -> None:
+            if k == 0:
+                found[0] = self.halo(i)
+            elif i not in self.ready:
+                self.ready[i] = self.frame(i, 0)
+
+        share(step, 2)
+        return found[0]
+
+    def reference_of(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Frame, Callable[[int, Any], np.ndarray]]:
+        """Return the reference of image i and what gives the spectra of its tiles, made anew only if they differ.
+
+        Those of a reference that the next image does not share are made tile by tile in the last array of the work
+        space: they are still in cache when they are used, and none is kept.
+        """
+        key = self._reference_key(i, cut, weigh)
+        if self.held != key:
+            self.held, self.reference = (), ()  # its memory first
+            frame = self.frame(i, 1)
+            variance = frame.variance_map(self.bad(i)) if weigh.any() else NOTHING
+            planes = 1 + int(weigh.any())
+
+            def make(k: int, work: Any, spectra: np.ndarray) -> np.ndarray:
+                reference_pair(frame.image, variance, cut.pairs[k], weigh[k], spectra, work[:3], cut.plan)
+                return spectra
+
+            if i + 1 == self.problem.n or self._reference_key(i + 1, cut, weigh) != key:
+                return frame, lambda k, work: make(k, work, work[3][:planes])
+            spectra = np.empty((len(cut.pairs), *_spectra_shape(planes, cut)), np.float32)
+            _WorkSpace.share(cut, len(cut.pairs), lambda k, work: make(k, work, spectra[k]))
+            self.held, self.reference = key, (frame, spectra)
+        frame, spectra = self.reference
+        return frame, lambda k, _: spectra[k]
+
+    def _reference_key(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Any, ...]:
+        """Return what the spectra of the reference of image i depend on."""
         p = self.problem
-        key = cut, p.unit[1][i], i % len(self.invalid), i % len(p.reference), i % _count(p.variance_reference)
-        key = *key, i % len(p.fill_profiles[1]), weigh.tobytes()
-        if self.held == key:
-            return self.reference[0], self.reference[1]
-        self.reference = ()  # its memory first
-        frame = self.frame(i, 1)
-        nothing = np.zeros((0, 0), np.float32)
-        variance = frame.variance_map(self.bad(i)) if weigh.any() else nothing
-        spectra = np.empty((len(cut.pairs), 1 + int(weigh.any()), cut.ty // LANES, 2, LANES * cut.tx), np.float32)
-
-        def job(k: int, work: Any) -> None:
-            reference_pair(frame.image, variance, cut.pairs[k], weigh[k], spectra[k], work, cut.plan)
-
-        _WorkSpace.share(cut, len(cut.pairs), job)
-        self.held, self.reference = key, (frame, spectra)
-        return frame, spectra
+        planes = i % len(self.invalid), i % len(p.reference), i % _count(p.variance_reference)
+        return cut, p.unit[1][i], *planes, i % len(p.fill_profiles[1]), weigh.tobytes()
 
     def kernels(self, i: int, cut: Tiling, errors: bool) -> tuple[np.ndarray, float, float]:
         """Return `_kernels`, made anew only if they differ from those of the image before."""
@@ -152,10 +178,10 @@ class _Subtraction:
         frames = np.zeros((len(kernels), cut.ty, cut.tx), np.float32)
         for frame, kernel in zip(frames, kernels, strict=True):
             frame[np.ix_(near, near)] = kernel / (cut.ty * cut.tx)
-        spectra = np.empty((len(kernels), cut.ty // LANES, 2, LANES * cut.tx), np.float32)
+        spectra = np.empty(_spectra_shape(len(kernels), cut), np.float32)
 
         def job(k: int, work: Any) -> None:
-            kernel_pair(frames[2 * k], frames[2 * k + 1], spectra[2 * k : 2 * k + 2], work, cut.plan)
+            kernel_pair(frames[2 * k], frames[2 * k + 1], spectra[2 * k : 2 * k + 2], work[:3], cut.plan)
 
         _WorkSpace.share(cut, len(kernels) // 2, job)
         return spectra
@@ -163,18 +189,18 @@ class _Subtraction:
     def subtract(self, i: int, out: dict[str, np.ndarray]) -> None:
         """Subtract image i into its maps, by tiles if a halo is wide enough."""
         p, score = self.problem, bool(self.wanted - {"difference"})
-        halo = self.halo(i)
+        halo = self._halo_beside_frame(i)
         if halo is None:
             self.whole = self.whole or WholeFrames(self)
             self.whole.subtract(i, out)
             return
         cut, bad = tiling(tuple(p.shape), halo, cpu_threads()), self.bad(i)
-        frame = self.ready.pop(i, None) or self.frame(i, 0)
+        frame = self.frame(i, 0)
         flat = not any(isinstance(v, np.ndarray) for v in (p.variance_science, p.variance_reference))
         weigh = np.full(len(cut.pairs), score)
         if flat:
             weigh &= cut.beyond_edge() | (cut.touching(*np.nonzero(bad)) if bad.size else False)
-        reference, spectra = self.prepared_reference(i, cut, weigh)
+        reference, spectra_of = self.reference_of(i, cut, weigh)
         unsure = np.zeros(len(cut.pairs), bool)
         for f in (frame, reference):
             unsure |= cut.touching(*f.uncertain) & score
@@ -191,15 +217,21 @@ class _Subtraction:
             if k == len(cut.pairs):  # the next image, made ready beside the last tiles of this one
                 self.ready = {i + 1: self.frame(i + 1, 0)}
                 return
+            spectra, work = spectra_of(k, work), work[:3]
             if unsure[k]:
                 error_pair(*errors, cut.pairs[k], kernels[6:8], work, cut.plan)
             modes = np.array(["difference" in out, score, apart, weigh[k], unsure[k]])
             science_pair(
-                frame.image, variance, cut.pairs[k], spectra[k], kernels, modes, np.float32(flat_v), scales, noise,
+                frame.image, variance, cut.pairs[k], spectra, kernels, modes, np.float32(flat_v), scales, noise,
                 bad, out.get("difference", NOTHING), maps, work, cut.plan,
             )  # fmt: skip
 
         _WorkSpace.share(cut, len(cut.pairs) + int(i + 1 < p.n), job)
+
+
+def _spectra_shape(count: int, cut: Tiling) -> tuple[int, ...]:
+    """Return the shape of spectra of two tiles, block by block of rows."""
+    return count, cut.ty // LANES, 2, LANES * cut.tx
 
 
 def _count(variance: Any) -> int:

@@ -202,3 +202,25 @@ def test_the_halo_grows_with_the_kernels_and_the_brightest_star():
     ]
     hopeless = zogy_kernels(*(p[None] / p.sum() for p in noisy), params)
     assert choose_halo(hopeless, 1e5, True, True) is None
+
+
+@pytest.mark.parametrize(("n", "shared"), [(1, True), (3, True), (3, False)])
+def test_only_spectra_of_a_shared_reference_are_kept(rng, monkeypatch, n, shared):
+    """Those of a lone one are made tile by tile beside the science image's, in the threads' own work space."""
+    monkeypatch.setenv("ASTRID_GPU_THREADS", "2")
+    made = []
+    original = zogy_maps_numba.reference_pair
+    monkeypatch.setattr(
+        zogy_maps_numba, "reference_pair", lambda *args: (made.append(args[4].ctypes.data), original(*args))
+    )
+    images = rng.normal(size=(2, 3, 700, 1300)).astype(np.float32)
+    reference = images[0, 0] if shared else images[0, :n]
+    y, x = np.mgrid[-7:8, -7:8]
+    psf = np.exp(-(x**2 + y**2) / 5.0)
+    ag.zogy(images[1, :n], reference, psf, psf, 1.0, 1.0, backend="numba", variance_science=np.ones((700, 1300)))
+    tiles = len(made) // (1 if shared else n)
+    assert tiles > 2
+    if n == 1 or not shared:
+        assert len(set(made)) <= 2
+    else:
+        assert len(set(made)) == tiles
