@@ -10,6 +10,7 @@ from astrid_gpu.backends import Backend
 from astrid_gpu.engine.peaks import gather, measure
 from astrid_gpu.flags import INVALID, CandidateFlag
 from astrid_gpu.ops.moments import PsfWindow, Refined, Shapes, calibrate_peaks, refine_peaks, shapes
+from astrid_gpu.ops.point_source import point_source_chi2
 
 __all__ = ["DIPOLE_FLOOR", "Maps", "climb", "measure_candidates"]
 
@@ -27,7 +28,8 @@ _EIGHT = [(0, 0), *((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or 
 class Maps(NamedTuple):
     """The stacks (n, ny, nx) of a difference on its backend, and per image the PSF and its window.
 
-    `flux`, `flux_error` and `science` may be None. `psfs` and `windows` have one entry per image, None without a PSF;
+    `flux`, `flux_error` and `science` may be None; `mask` is the low byte of the pixel flags, `details` the next one,
+    None if no pixel has a bit there. `psfs` and `windows` have one entry per image, None without a PSF;
     `reach` is the radius in pixels about a candidate in which mask bits count.
     """
 
@@ -37,6 +39,7 @@ class Maps(NamedTuple):
     flux: Any
     flux_error: Any
     mask: Any
+    details: Any
     science: Any
     psfs: list[np.ndarray | None]
     windows: list[PsfWindow | None]
@@ -56,7 +59,7 @@ def measure_candidates(maps: Maps, peaks: np.ndarray, others: np.ndarray) -> dic
     Returns
     -------
     dict of str to array (m,)
-        x, y, polarity, score, flux, flux_error, snr, fwhm, elongation, flags, n_bad, edge_distance.
+        x, y, polarity, score, flux, flux_error, snr, fwhm, elongation, sharpness, chi2, flags, n_bad, edge_distance.
     """
     sign = np.where(peaks["value"] >= 0, 1, -1)
     place = _refine(maps, peaks, sign)
@@ -66,13 +69,14 @@ def measure_candidates(maps: Maps, peaks: np.ndarray, others: np.ndarray) -> dic
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.abs(flux) / error
     trusted = np.where(np.isfinite(snr), snr, np.abs(peaks["value"]))
-    fwhm, elongation, shape_flags = _shape(maps, peaks["image"], y, x, sign, trusted)
+    fwhm, elongation, sharpness, shape_flags = _shape(maps, peaks["image"], y, x, sign, trusted)
     mask_flags, n_bad = _mask_bits(maps, peaks)
-    flags = mask_flags.astype(np.uint32) | shape_flags | _dipoles(peaks, others, maps.reach)
+    flags = mask_flags | shape_flags | _dipoles(peaks, others, maps.reach)
     flags[~place.ok] |= np.uint32(CandidateFlag.NO_CENTROID)
     return {
         "x": x, "y": y, "polarity": sign, "score": peaks["value"], "flux": flux, "flux_error": error, "snr": snr,
-        "fwhm": fwhm, "elongation": elongation, "flags": flags, "n_bad": n_bad,
+        "fwhm": fwhm, "elongation": elongation, "sharpness": sharpness,
+        "chi2": _fit_quality(maps, peaks, place, error), "flags": flags, "n_bad": n_bad,
         "edge_distance": np.minimum(np.minimum(x, nx - 1 - x), np.minimum(y, ny - 1 - y)),
     }  # fmt: skip
 
@@ -150,9 +154,9 @@ def _photometry(maps: Maps, peaks: np.ndarray, sign: np.ndarray, place: Refined)
 
 def _shape(
     maps: Maps, image: np.ndarray, y: np.ndarray, x: np.ndarray, sign: np.ndarray, snr: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return FWHM, axis ratio and the flags SHARP, EXTENDED (against each candidate's noise) and BRIGHT_STAR."""
-    fwhm, elongation = np.full(len(y), np.nan), np.full(len(y), np.nan)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return FWHM, axis ratio, sharpness, and the flags SHARP, EXTENDED (against the noise) and BRIGHT_STAR."""
+    fwhm, elongation, sharpness = np.full((3, len(y)), np.nan)
     flags = np.zeros(len(y), np.uint32)
     for k in np.unique(image):
         window = maps.windows[k]
@@ -166,10 +170,27 @@ def _shape(
         sums[sums[:, 0] < _COVERED * 2 * np.pi * window.sigma**2] = np.nan
         form = shapes(sums, window)
         fwhm[rows], elongation[rows] = window.fwhm * form.width, form.elongation
+        sharpness[rows] = -form.excess
         sharp, extended = _judge(form, window, snr[rows])
         flags[rows[extended]] |= np.uint32(CandidateFlag.EXTENDED)
         flags[rows[sharp]] |= np.uint32(CandidateFlag.SHARP)
-    return fwhm, elongation, flags
+    return fwhm, elongation, sharpness, flags
+
+
+def _fit_quality(maps: Maps, peaks: np.ndarray, place: Refined, error: np.ndarray) -> np.ndarray:
+    """Return the reduced chi² of the fit of the PSF at each candidate's place; NaN without a PSF or an error."""
+    chi2 = np.full(len(peaks), np.nan)
+    for k in np.unique(peaks["image"]):
+        psf, window = maps.psfs[k], maps.windows[k]
+        if psf is None or window is None or maps.flux_error is None:
+            continue
+        rows = np.flatnonzero(peaks["image"] == k)
+        radius = max(2, round(1.5 * window.fwhm))
+        stamps = _stamps(maps, maps.difference, peaks[rows], 2 * radius + 1)
+        # Where D is white, a pixel's noise is that of the flux times sqrt(sum P²).
+        noise = error[rows] * np.sqrt(np.sum(psf**2))
+        chi2[rows] = point_source_chi2(stamps, place.dy[rows], place.dx[rows], noise, psf)
+    return chi2
 
 
 def _judge(form: Shapes, window: PsfWindow, snr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -210,13 +231,17 @@ def _on_bright_star(
 
 
 def _mask_bits(maps: Maps, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the union of the mask bits within reach of each peak and the number of invalid pixels there."""
+    """Return the union of the mask bits within reach of each peak, uint32, and the number of invalid pixels there."""
     radius = int(np.ceil(maps.reach.max(initial=1)))
     stamps = _stamps(maps, maps.mask, peaks, 2 * radius + 1)
     v, u = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     near = (v**2 + u**2)[None] <= maps.reach[peaks["image"], None, None] ** 2
     bits = np.where(near, stamps, 0).astype(np.uint8)
-    return np.bitwise_or.reduce(bits, axis=(1, 2)), ((bits & INVALID) != 0).sum(axis=(1, 2))
+    union = np.bitwise_or.reduce(bits, axis=(1, 2)).astype(np.uint32)
+    if maps.details is not None:
+        more = np.where(near, _stamps(maps, maps.details, peaks, 2 * radius + 1), 0).astype(np.uint32)
+        union |= np.bitwise_or.reduce(more, axis=(1, 2)) << np.uint32(8)
+    return union, ((bits & INVALID) != 0).sum(axis=(1, 2))
 
 
 def _dipoles(peaks: np.ndarray, others: np.ndarray, reach: np.ndarray) -> np.ndarray:

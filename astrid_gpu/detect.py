@@ -23,7 +23,8 @@ CANDIDATE_COLUMNS = (
     ("id", np.int64), ("x", np.float64), ("y", np.float64), ("ra", np.float64), ("dec", np.float64),
     ("polarity", np.int64), ("score", np.float64), ("flux", np.float64), ("flux_error", np.float64),
     ("snr", np.float64), ("mag", np.float64), ("mag_error", np.float64), ("fwhm", np.float64),
-    ("elongation", np.float64), ("flags", np.uint32), ("n_bad", np.int64), ("edge_distance", np.float64),
+    ("elongation", np.float64), ("sharpness", np.float64), ("chi2", np.float64),
+    ("flags", np.uint32), ("n_bad", np.int64), ("edge_distance", np.float64),
 )  # fmt: skip
 _POLARITIES = ("positive", "negative", "both")
 _NO_PSF_SEPARATION = 3.0  # pixels, where nothing is known of the PSF
@@ -78,8 +79,11 @@ def detect(
         maximum-likelihood position), `ra`, `dec` (degrees ICRS, NaN without a WCS), `polarity` (+1 or -1), `score`
         (S_corr of the peak pixel, signed), `flux` and `flux_error` (PSF flux at (x, y), in the unit of the
         difference, signed), `snr` = |flux| / flux_error, `mag` and `mag_error` (of |flux|; NaN without a zero
-        point), `fwhm` (pixels; that of `diff.psf` for a point source), `elongation` (a/b), `flags`, `n_bad` (invalid
-        pixels within one FWHM), `edge_distance` (pixels to the nearest outermost pixel centre); for a stack `image`.
+        point), `fwhm` (pixels; that of `diff.psf` for a point source), `elongation` (a/b), `sharpness` (0 for a point
+        source with a standard deviation of about 1 / snr, 1 for a single pixel, negative for what is wide), `chi2`
+        (reduced chi² of the fit of `diff.psf` to the pixels within 1.5 FWHM; 1 for a point source), `flags`, `n_bad`
+        (invalid pixels within one FWHM), `edge_distance` (pixels to the nearest outermost pixel centre); for a stack
+        `image`.
 
     Raises
     ------
@@ -165,12 +169,15 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
         if stack is not None and tuple(stack.shape) != shape:
             msg = f"{name} has shape {tuple(stack.shape)} but score_corr {shape}; they must be the same"
             raise ShapeMismatchError(msg)
+    details = None
     if diff.mask is None:
         lost = ~b.xp.isfinite(stacks["score_corr"])
         mask = lost.astype(np.uint8) * np.uint8(PixelFlag.NO_DATA)
     else:
-        mask = as_plane(b, diff.mask, "mask", shape[0], shape[1:]).astype(np.uint8)
-        mask = b.xp.ascontiguousarray(b.xp.broadcast_to(mask, shape))
+        bits = as_plane(b, diff.mask, "mask", shape[0], shape[1:])
+        mask = b.xp.ascontiguousarray(b.xp.broadcast_to(bits.astype(np.uint8), shape))
+        if bits.dtype.itemsize > 1 and bool((bits > 255).any()):
+            details = b.xp.ascontiguousarray(b.xp.broadcast_to((bits >> 8).astype(np.uint8), shape))
     science = None
     if diff.science is not None and library_of(diff.science) == library_of(diff.score_corr):
         science = as_stack(b, diff.science, "science", _real(diff.science))
@@ -178,7 +185,7 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
     psfs, windows = _psfs(diff.psf, shape[0])
     reach = np.array([_NO_PSF_SEPARATION if w is None else max(w.fwhm, 1.0) for w in windows])
     difference, score, flux, error = stacks.values()
-    maps = Maps(b, difference, score, flux, error, mask, science, psfs, windows, reach)
+    maps = Maps(b, difference, score, flux, error, mask, details, science, psfs, windows, reach)
     return maps, (mask & np.uint8(INVALID)) != 0
 
 

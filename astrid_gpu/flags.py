@@ -1,8 +1,8 @@
 """Pixel-mask bits and candidate flags: one table each, from which constants, decoder and docs come.
 
-A pixel mask is ``uint8``, 0 = good. Pixels with a bit of `INVALID` are NaN in every output; the other bits
-are warnings on finite pixels. Candidate flags are ``uint32``: the low eight bits are the union of the pixel
-bits found under the candidate, the higher ones describe the candidate itself.
+A pixel mask is ``uint16``, 0 = good; the engine's is its low byte alone. Pixels with a bit of `INVALID`, which are
+all in that byte, are NaN in every output; the other bits are warnings and details. Candidate flags are ``uint32``: a
+pixel's bit means that it is set on a pixel under the candidate; bits 256 to 4096 describe the candidate itself.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ __all__ = ["INVALID", "CandidateFlag", "FlagInfo", "PixelFlag", "decode", "descr
 
 
 class PixelFlag(IntFlag):
-    """Bits of a pixel mask."""
+    """Bits of a pixel mask. A cosmic ray in the reference sets BAD_REFERENCE too, so that the low byte says it all."""
 
     BAD_SCIENCE = 1
     BAD_REFERENCE = 2
     SATURATED_SCIENCE = 4
     SATURATED_REFERENCE = 8
-    COSMIC_RAY = 16
+    COSMIC_RAY_SCIENCE = 16
     NO_DATA = 32
     NEAR_BAD = 64
     EDGE = 128
+    COSMIC_RAY_REFERENCE = 8192
+    TRAIL = 16384
+    COSMIC_RAY = 16  # the older name of COSMIC_RAY_SCIENCE
 
 
 INVALID: int = int(
@@ -31,7 +34,7 @@ INVALID: int = int(
     | PixelFlag.BAD_REFERENCE
     | PixelFlag.SATURATED_SCIENCE
     | PixelFlag.SATURATED_REFERENCE
-    | PixelFlag.COSMIC_RAY
+    | PixelFlag.COSMIC_RAY_SCIENCE
     | PixelFlag.NO_DATA
 )
 
@@ -43,7 +46,7 @@ class CandidateFlag(IntFlag):
     BAD_REFERENCE = 2
     SATURATED_SCIENCE = 4
     SATURATED_REFERENCE = 8
-    COSMIC_RAY = 16
+    COSMIC_RAY_SCIENCE = 16
     NO_DATA = 32
     NEAR_BAD = 64
     EDGE = 128
@@ -52,6 +55,9 @@ class CandidateFlag(IntFlag):
     EXTENDED = 1024
     NO_CENTROID = 2048
     BRIGHT_STAR = 4096
+    COSMIC_RAY_REFERENCE = 8192
+    TRAIL = 16384
+    COSMIC_RAY = 16  # the older name of COSMIC_RAY_SCIENCE
 
 
 class FlagInfo(NamedTuple):
@@ -63,11 +69,11 @@ class FlagInfo(NamedTuple):
 
 
 _MEANINGS = {
-    "BAD_SCIENCE": "masked, NaN or infinite in the science image",
-    "BAD_REFERENCE": "masked, NaN or infinite in the reference image",
-    "SATURATED_SCIENCE": "saturated in the science image",
-    "SATURATED_REFERENCE": "saturated in the reference image",
-    "COSMIC_RAY": "hit by a cosmic ray in either image",
+    "BAD_SCIENCE": "masked, NaN, infinite, or on a dead pixel or bad column found in the science image",
+    "BAD_REFERENCE": "masked, NaN, infinite, or on a dead pixel or bad column found in the reference image",
+    "SATURATED_SCIENCE": "saturated, or bled into from a saturated core, in the science image",
+    "SATURATED_REFERENCE": "saturated, or bled into from a saturated core, in the reference image",
+    "COSMIC_RAY_SCIENCE": "hit by a cosmic ray in the science image",
     "NO_DATA": "outside the common footprint of the two images",
     "NEAR_BAD": "within the reach of the PSFs from an invalid pixel; its variance is raised",
     "EDGE": "within the reach of the PSFs from the edge of the frame; its variance is raised",
@@ -76,6 +82,8 @@ _MEANINGS = {
     "EXTENDED": "wider than the difference PSF or elongated",
     "NO_CENTROID": "the centroid did not converge; the peak pixel is given",
     "BRIGHT_STAR": "on a static source so bright that its residual rivals the candidate",
+    "COSMIC_RAY_REFERENCE": "hit by a cosmic ray in the reference image; BAD_REFERENCE is set too",
+    "TRAIL": "on the trail of a satellite or aeroplane across the difference",
 }
 
 

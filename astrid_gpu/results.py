@@ -59,7 +59,7 @@ class Difference:
         P_D, odd, centred, sum 1 (eq. 14).
     flux_scale : float or array (n,)
         F_D (eq. 15).
-    mask : array of uint8
+    mask : array of uint16, of uint8 from the engine alone
         Bits of `astrid_gpu.flags.PixelFlag`; 0 = good.
     backend : str
         The backend that computed it.
@@ -157,7 +157,8 @@ class Candidates:
     """Candidates as one structured array, with what is needed to place them on the sky.
 
     `data` has the columns of design section 4: id, x, y, ra, dec, polarity, score, flux, flux_error, snr, mag,
-    mag_error, fwhm, elongation, flags, n_bad, edge_distance. x and y are 0-based pixels of the science grid.
+    mag_error, fwhm, elongation, sharpness, chi2, flags, n_bad, edge_distance. x and y are 0-based pixels of the
+    science grid.
     """
 
     data: np.ndarray

@@ -127,7 +127,9 @@ def _extension(name: str, diff: Difference, sky: Any) -> Any:
     attribute, comment = EXTENSIONS[name]
     values = getattr(diff, attribute)
     data = values.get() if hasattr(values, "get") else np.asarray(values)
-    data = data.astype(np.uint8) if name == "MASK" else data.astype(np.float32)
+    data = (
+        data.astype(np.uint8 if data.dtype.itemsize == 1 else np.uint16) if name == "MASK" else data.astype(np.float32)
+    )
     hdu = fits.ImageHDU(data, name=name)
     with silent():
         if name != "PSF":

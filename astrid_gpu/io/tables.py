@@ -41,6 +41,8 @@ COLUMNS: dict[str, Column] = {
     "mag_error": Column("mag", ".4f", "its 1-sigma error"),
     "fwhm": Column("pix", ".4g", "full width at half maximum in the difference; NaN if not measured"),
     "elongation": Column(None, ".4g", "ratio of the axes, a / b"),
+    "sharpness": Column(None, ".4g", "0 for a point source, 1 for a single pixel, negative for what is wide"),
+    "chi2": Column(None, ".4g", "reduced chi squared of the fit of the difference PSF"),
     "flags": Column(None, "d", "bits of CandidateFlag, 0 = clean; the table of bits is in the metadata"),
     "n_bad": Column(None, "d", "invalid pixels within the PSF's reach"),
     "edge_distance": Column("pix", ".4g", "distance to the nearest edge of the frame"),

@@ -8,7 +8,7 @@ import pytest
 from astrid_gpu.flags import INVALID, CandidateFlag, PixelFlag, decode, describe
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [(PixelFlag, np.uint8), (CandidateFlag, np.uint32)])
+@pytest.mark.parametrize(("kind", "dtype"), [(PixelFlag, np.uint16), (CandidateFlag, np.uint32)])
 def test_every_flag_is_one_bit_of_its_own_that_fits(kind, dtype):
     bits = [int(flag) for flag in kind]
     assert len(set(bits)) == len(bits)
@@ -22,10 +22,22 @@ def test_a_pixel_bit_means_the_same_in_a_candidate():
         assert CandidateFlag[flag.name] == int(flag)
 
 
-def test_invalid_is_every_pixel_bit_but_the_two_warnings():
+def test_invalid_is_every_bit_of_the_engines_byte_but_the_two_warnings():
     warnings = int(PixelFlag.NEAR_BAD | PixelFlag.EDGE)
-    assert sum(map(int, PixelFlag)) - warnings == INVALID
-    assert INVALID & warnings == 0
+    byte = sum(int(flag) for flag in PixelFlag if flag < 256)
+    assert byte == 255
+    assert byte - warnings == INVALID
+
+
+def test_bits_of_the_candidate_itself_are_no_pixel_bits():
+    pixels = sum(map(int, PixelFlag))
+    own = [flag for flag in CandidateFlag if not int(flag) & pixels]
+    assert [int(flag) for flag in own] == [256, 512, 1024, 2048, 4096]
+
+
+def test_older_names_stay():
+    for kind in (PixelFlag, CandidateFlag):
+        assert kind["COSMIC_RAY"] is kind["COSMIC_RAY_SCIENCE"]
 
 
 @pytest.mark.parametrize("kind", [PixelFlag, CandidateFlag])
