@@ -6,19 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from astrid_gpu._cosmic_rays import cosmic_rays
+from astrid_gpu._masks import COSMIC_RAY, SATURATED, dead_pixels, mask_defects
 from astrid_gpu._noise import median_of
 from astrid_gpu.align import Aligned
-from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
+from astrid_gpu.calibrate import noise_variance, subtract_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import Image
 from astrid_gpu.results import Background, Step
 from astrid_gpu.stars import find_stars
 
-__all__ = ["SATURATED", "Exposure", "own_stages", "scaled_sigma", "stars_of"]
-
-SATURATED = 4
-"""Bit of Image.mask between here and the flags; everything else nonzero is "bad"."""
+__all__ = ["Exposure", "own_stages", "scaled_sigma", "stars_of"]
 
 
 @dataclass
@@ -32,18 +31,15 @@ class Exposure:
 
 
 def own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: str) -> Exposure:
-    """Mask saturation, subtract the background, build the variance: all that needs one image only."""
+    """Mask defects, subtract the background, build the variance: all that needs one image only."""
     finite = np.isfinite(image.data)
     if not (finite.any() if image.mask is None else (finite & (image.mask == 0)).any()):
         msg = f"{image.name}: the {role} image has no usable pixel: all are masked, NaN or infinite"
         raise InputError(msg)
-    saturated, step = saturation_mask(image)
-    mask = (image.mask != 0).astype(np.uint8) if image.mask is not None else np.zeros(image.shape, np.uint8)
-    mask[saturated & finite] |= SATURATED
-    mask[~finite] |= 1
-    image = image.with_(mask=mask)
-    steps = [Step(step.stage, f"{role}: {step.text}", step.values)]
-    if image.variance is not None:
+    image, found = mask_defects(image, lines=config.bad_lines)
+    steps = [Step(step.stage, f"{role}: {step.text}", step.values) for step in found]
+    mask = image.mask
+    if image.variance is not None and mask is not None:
         void = ~(np.isfinite(image.variance) & (image.variance > 0)) & (mask == 0)
         n_void = int(void.sum())
         if 0 < n_void < int((mask == 0).sum()):  # a plane without one usable value is an error, told below
@@ -62,7 +58,13 @@ def own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: 
     steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
     if sigma is not None:
         steps.append(Step("noise", f"{role}: background sigma {sigma:g} as given", {"sigma": sigma}))
-    return Exposure(image.with_(variance=variance), background, float(sigma or measured), steps)
+    sigma = float(sigma or measured)
+    image, dead = dead_pixels(image.with_(variance=variance), sigma)
+    hit, rays = cosmic_rays(image, sigma, config.cosmic_rays)
+    if hit.any() and image.mask is not None:
+        image = image.with_(mask=image.mask | np.where(hit, np.uint8(COSMIC_RAY), np.uint8(0)))
+    steps += [Step(step.stage, f"{role}: {step.text}", step.values) for step in (*dead, *rays)]
+    return Exposure(image, background, sigma, steps)
 
 
 def stars_of(image: Image, sigma: float) -> np.ndarray:

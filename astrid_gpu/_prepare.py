@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._exposure import SATURATED, Exposure, own_stages, scaled_sigma, stars_of
+from astrid_gpu._exposure import Exposure, own_stages, scaled_sigma, stars_of
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu._given import Given, choose_psfs, read_given
 from astrid_gpu._host_ops import both
+from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.calibrate import residual_background
 from astrid_gpu.config import SubtractConfig
-from astrid_gpu.flags import PixelFlag
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.results import Step
 
@@ -57,6 +57,7 @@ class Pair:
     meta: dict[str, Any]
     psf_models: tuple[PSFModel | None, PSFModel | None] = (None, None)  # PSFs that vary, None where one is constant
     registered: Registered | None = None
+    details: np.ndarray | None = None  # pixel flags above the engine's byte
     plan: Any = None  # how it is cut into tiles, once that is decided
 
 
@@ -188,6 +189,7 @@ class PairPreparer:
             "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
+        flags, details = pair_flags(sci.image, aligned)
         return Pair(
             science=sci.image.data,
             reference=matched.registered.reference,
@@ -202,7 +204,8 @@ class PairPreparer:
             relative_error=float(np.hypot(beta_error / beta, min(ratio.intrinsic, MAX_SCATTER))),
             astrometric_error=astrometric,
             registered=matched.registered,
-            flags=_flags(sci.image, aligned),
+            flags=flags,
+            details=details,
             wcs=sci.image.wcs,
             zero_point=zero_point,
             steps=[*steps, *note],
@@ -255,23 +258,6 @@ def _ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
         return [ratio.step]
     text = f"F_n / F_r = {given.flux_ratio:g} as given (measured {ratio.beta:.5g} +- {ratio.beta_error:.2g})"
     return [Step("flux ratio", text, {"beta": given.flux_ratio})]
-
-
-def _flags(science: Image, aligned: Aligned) -> np.ndarray:
-    """Pixel flags of the pair: what is bad, saturated or missing in which image."""
-    flags = np.zeros(science.shape, np.uint8)
-    reference = aligned.image
-    for image, bad, saturated in (
-        (science, PixelFlag.BAD_SCIENCE, PixelFlag.SATURATED_SCIENCE),
-        (reference, PixelFlag.BAD_REFERENCE, PixelFlag.SATURATED_REFERENCE),
-    ):
-        mask = image.mask if image.mask is not None else np.zeros(image.shape, np.uint8)
-        lost = (mask & ~np.uint8(SATURATED) != 0) | (~np.isfinite(image.data) & (mask == 0))
-        lost &= aligned.footprint
-        flags[lost] |= int(bad)
-        flags[mask & SATURATED != 0] |= int(saturated)
-    flags[~aligned.footprint] |= int(PixelFlag.NO_DATA)
-    return flags
 
 
 def _zero_point(science: Image, reference: Image, beta: float) -> tuple[float | None, list[Step]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from astrid_gpu._bleed import bleed_trails
 from astrid_gpu._host_ops import host_op
 from astrid_gpu.image import Image
 from astrid_gpu.ops.mask import connected, dilate
@@ -19,8 +20,9 @@ _SAMPLE = 250_000  # pixels that tell where the sky is and how wide; a plateau i
 def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
     """Return saturated pixels: at the level of the header, at an integer type's ceiling, or piled up at the top.
 
-    Seeds at the level are grown over connected pixels above 90 % of it (bleeding, non-linear rims) and by one
-    pixel. Pixels that are NaN or infinite count as saturated, because detectors' pipelines write them there.
+    Seeds at the level are grown over connected pixels above 90 % of it (non-linear rims), along columns and rows as
+    far as charge has bled (see `_bleed`), and by one pixel. Pixels that are NaN or infinite count as saturated,
+    because detectors' pipelines write them there.
 
     Parameters
     ----------
@@ -37,15 +39,20 @@ def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
     if image.background_level:
         raw = raw + image.background_level
     level, origin = _saturation_level(image, raw if whole else raw[finite])
-    mask = ~finite
+    mask, n_bled = ~finite, 0
     if level is not None:
         seeds = raw >= level
         floor = image.background_level + 0.9 * (level - image.background_level)
-        mask |= _grown(seeds, raw >= floor)
+        if seeds.any():
+            cores = connected(seeds, raw >= floor)
+            charge = bleed_trails(raw, cores, *_sky_of(raw, finite))
+            n_bled = int(np.count_nonzero(charge))
+            mask |= host_op("dilate", dilate)(cores | charge, 1)
     n = int(np.count_nonzero(mask & finite))
     at = f"at {level:.6g} ({origin})" if level is not None else "(no level in the header, no pile-up at the top)"
+    at += f", {n_bled} more with charge that bled" if n_bled else ""
     text = f"{image.name}: {n} saturated pixels {at}, {finite.size - np.count_nonzero(finite)} not finite"
-    return mask, Step("saturation", text, {"level": level, "origin": origin, "n_saturated": n})
+    return mask, Step("saturation", text, {"level": level, "origin": origin, "n_saturated": n, "n_bled": n_bled})
 
 
 def _saturation_level(image: Image, values: np.ndarray) -> tuple[float | None, str]:
@@ -83,6 +90,7 @@ def _pile_up(values: np.ndarray) -> tuple[float | None, str]:
     return None, "none"
 
 
-def _grown(seeds: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the connected parts of `high` that hold a seed, grown by one pixel."""
-    return host_op("dilate", dilate)(connected(seeds, high), 1) if seeds.any() else seeds
+def _sky_of(raw: np.ndarray, finite: np.ndarray) -> tuple[float, float]:
+    """Return level and noise of the sky from a part of the pixels."""
+    step = max(1, int(np.sqrt(raw.size / _SAMPLE)))
+    return median_sigma(raw[::step, ::step][finite[::step, ::step]])

@@ -41,6 +41,11 @@ class SubtractConfig:
         Subtract a mesh background from both images. Switch it off only for sky-subtracted images.
     box : int or None
         Side of a background box in pixels; None chooses it from the image and the PSF.
+    cosmic_rays : {"none", "auto", "astroscrappy"}
+        Mask cosmic rays in both images before anything is differenced: not at all (what is left of them in the
+        difference is flagged SHARP), by astroscrappy where it is installed, or by astroscrappy or not at all.
+    bad_lines : bool
+        Find and mask bad columns and rows.
     psf_size : int or None
         Odd side of measured PSF stamps; None takes about 8 FWHM.
     psf_order : {"auto", 0, 1, 2, 3}
@@ -70,6 +75,8 @@ class SubtractConfig:
     min_overlap: float = 0.1
     background: bool = True
     box: int | None = None
+    cosmic_rays: str = "none"
+    bad_lines: bool = True
     psf_size: int | None = None
     psf_order: int | str = "auto"
     registration: str = "shift"
@@ -88,6 +95,7 @@ class SubtractConfig:
             raise ConfigError(msg)
         _choice("psf_order", self.psf_order, ("auto", 0, 1, 2, 3))
         _choice("registration", self.registration, ("shift", "noise", "none"))
+        _choice("cosmic_rays", self.cosmic_rays, ("none", "auto", "astroscrappy"))
         _choice("renormalise", self.renormalise, ("global", "local", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))
         if self.tiles not in ("auto", "never") and (

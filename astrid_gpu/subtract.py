@@ -208,8 +208,10 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     """Take image `i` out of the engine's result, fix its noise, and attach what is known."""
     maps = {
         name: None if getattr(result, name) is None else getattr(result, name)[i]
-        for name in ("difference", "score", "score_corr", "flux", "flux_error", "mask")
+        for name in ("difference", "score", "score_corr", "flux", "flux_error")
     }
+    mask = result.mask[i].astype(np.uint16)
+    maps["mask"] = mask if pair.details is None else mask | pair.details
     psf = result.psf
     if psf is not None and psf.ndim == 3:
         psf = psf[i if len(psf) > 1 else 0]

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--grid", default="science", help="science or reference: whose pixel grid the output has")
     how.add_argument("--no-background", action="store_true", help="the images are sky-subtracted already")
+    how.add_argument("--cosmic-rays", default="none", help="none, auto or astroscrappy: mask them in both images first")
     how.add_argument("--box", type=int, help="side of a background box, pixels")
     how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
     how.add_argument("--psf-order", default="auto", help="auto, or 0 to 3: polynomial of measured PSFs over the field")
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             kernel=args.kernel,
             min_overlap=args.min_overlap,
             background=not args.no_background,
+            cosmic_rays=args.cosmic_rays,
             box=args.box,
             psf_size=args.psf_size,
             psf_order=int(args.psf_order) if args.psf_order.isdigit() else args.psf_order,

@@ -170,3 +170,54 @@ def test_cosmic_rays_and_transients_through_zogy(rng, fwhm_n, fwhm_r, sigma_r):
     assert abs(pull.std() - 1) < 4 / np.sqrt(2 * n * n)
     # The constant stars leave nothing: beyond transients and hits, noise alone, 6 sigma.
     assert len(cands) - len(stars) - len(rays) <= 1
+
+
+@pytest.mark.parametrize("name", PSFS)
+def test_sharpness_and_chi2_have_their_distributions(rng, name):
+    """Point sources: sharpness 0 with the scatter noise_excess / snr, reduced chi² 1 with sqrt(2 / nu)."""
+    from astrid_gpu.ops.moments import psf_window
+
+    psf, snr = PSFS[name], 20.0
+    truth = grid_of(rng, snr)
+    n = len(truth)
+    rows = match(ag.detect(hand_made(rng, psf, truth, shape=(SIDE * STEP,) * 2), 5.0, backend="numba"), truth)
+    one = psf_window(psf, FWHMS[name]).noise_excess / snr
+    # A ratio of noisy sums: its mean is off by the order of its variance; fitting the place takes some scatter.
+    assert abs(np.mean(rows["sharpness"])) < 4 * one / np.sqrt(n) + 2 * one**2
+    assert 0.8 * one < np.std(rows["sharpness"]) < one * (1 + 4 / np.sqrt(2 * n)) * 1.1
+    radius = max(2, round(1.5 * FWHMS[name]))
+    v, u = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    scatter = np.sqrt(2 / (np.count_nonzero(v**2 + u**2 <= (radius + 0.5) ** 2) - 3))
+    assert abs(np.mean(rows["chi2"]) - 1) < 4 * scatter / np.sqrt(n) + 0.01
+    assert np.std(rows["chi2"]) == pytest.approx(scatter, rel=4 / np.sqrt(2 * n) + 0.05)
+
+
+@pytest.mark.parametrize("fwhms", [(2.5, 2.5, 0.3), (2.0, 2.0, 0.5), (3.0, 3.0, 1.0), (4.5, 3.0, 0.5)])
+def test_sharp_at_every_significance_and_size_of_hit(rng, fwhms):
+    """Through the engine: of point sources of S/N 5 to 50 under 1 % are sharp, of hits beyond 10 over 90 %."""
+    n, step = 20, 28
+    side = n * step
+    psf_n, psf_r, sigma_r = moffat_stamp(fwhms[0], 3.0, 31), moffat_stamp(fwhms[1], 3.0, 31), fwhms[2]
+    science, reference = rng.normal(size=(side, side)), sigma_r * rng.normal(size=(side, side))
+    places = step * np.indices((n, n)).reshape(2, -1).T + step // 2
+    star = np.arange(n * n) % 2 == 0
+    unit = np.nanmedian(ag.zogy(science, reference, psf_n, psf_r, 1.0, sigma_r, backend="numba").flux_error)
+    truth = places + rng.uniform(-0.5, 0.5, places.shape)
+    for (y, x), snr in zip(truth[star], np.exp(rng.uniform(np.log(6), np.log(50), star.sum())), strict=True):
+        add_source(science, psf_n, y, x, snr * unit)
+    for k, (y, x) in enumerate(places[~star]):
+        dy, dx = ((0, 1), (1, 0), (1, 1))[k % 3]
+        for j in range(1 + k % 4 % 3):
+            science[y + j * dy, x + j * dx] += rng.uniform(10, 25) * unit * psf_n.max() ** 0.5
+    cands = ag.detect(ag.zogy(science, reference, psf_n, psf_r, 1.0, sigma_r, backend="numba"), 5.0)
+    from scipy.spatial import cKDTree
+
+    distance, row = cKDTree(np.stack([cands["y"], cands["x"]], axis=1)).query(truth)
+    sharp = (cands["flags"][row] & int(CandidateFlag.SHARP)) != 0
+    bright = np.abs(cands["score"][row]) > 10
+    stars, hits = star & (distance < 2), ~star & (distance < 4) & bright
+    assert stars.sum() > 180
+    assert hits.sum() > 60
+    # One in 350 by chance: of 200 five would be a sure sign of more than one in a hundred.
+    assert sharp[stars].sum() <= 4
+    assert sharp[hits].mean() > 0.9

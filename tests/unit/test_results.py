@@ -87,8 +87,8 @@ def test_candidates_by_column_and_by_rows(candidates):
     assert len(candidates[3]) == 1
     assert candidates[3]["id"] == [4]
     assert len(candidates[:0]) == 0
-    with pytest.raises((KeyError, ValueError), match="sharpness"):
-        candidates["sharpness"]
+    with pytest.raises((KeyError, ValueError), match="roundness"):
+        candidates["roundness"]
 
 
 def test_candidates_show_the_brightest_with_their_flags(candidates):
