@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from astrid_gpu.acquire.bands import band_of, survey_of
 from astrid_gpu.acquire.record import Observation
 from astrid_gpu.errors import FitsError, InputError
-from astrid_gpu.io.inspection import FitsInspection, inspect_fits
+from astrid_gpu.io import is_tess_cube, read_tess_frames
+from astrid_gpu.io.inspection import FitsInspection, inspect_fits, inspect_wcs
 
 __all__ = ["describe", "observation_of"]
 
@@ -29,7 +30,7 @@ def describe(file: str | Path, role: str, **known: Any) -> Observation:
     Raises
     ------
     FitsError
-        The file is damaged, or holds no two-dimensional image.
+        The file is damaged, or holds neither a two-dimensional image nor a cube of TESS frames.
     InputError
         A field that an observation has not.
     """
@@ -37,9 +38,27 @@ def describe(file: str | Path, role: str, **known: Any) -> Observation:
     if inspection.error is not None:
         raise FitsError(inspection.error)
     if inspection.shape is None:
-        msg = f"{file} holds no two-dimensional image"
-        raise FitsError(msg)
+        inspection, frames = _cube(inspection)
+        known = {**frames, **{key: value for key, value in known.items() if value is not None}}
     return observation_of(inspection, role, **known)
+
+
+def _cube(inspection: FitsInspection) -> tuple[FitsInspection, dict[str, Any]]:
+    """Return what is known of a time series of frames, from its first frame and its last."""
+    path = inspection.path
+    if not is_tess_cube(path):
+        msg = f"{path} holds no two-dimensional image, and no cube of TESS frames"
+        raise FitsError(msg)
+    frames = read_tess_frames(path)
+    first, last = frames[0], frames[-1]
+    span = f"a cube of {len(frames)} good frames, MJD {first.meta['mjd']:.5f} to {last.meta['mjd']:.5f}"
+    told: dict[str, Any] = {
+        name: first.meta.get(name) for name in ("mjd", "exposure", "telescope", "instrument", "filter")
+    }
+    told |= {"survey": "TESS", "band": "TESS", "n_frames": len(frames), "gain": first.gain, "date": None}
+    told |= {"zero_point": first.zero_point, "notes": [span, *first.meta.get("notes", [])]}
+    wcs = None if first.wcs is None else inspect_wcs(first.wcs, first.shape)
+    return replace(inspection, shape=first.shape, wcs=wcs), told
 
 
 def observation_of(inspection: FitsInspection, role: str, **known: Any) -> Observation:

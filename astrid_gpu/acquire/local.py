@@ -122,7 +122,6 @@ def _table_rows(file: LocalFile) -> Iterator[dict[str, Any]]:
         "instrument": o.instrument,
         "filter": o.filter,
         "exposure": o.exposure,
-        "kind": o.role,
         "role": o.role,
         "pixel_scale": o.pixel_scale,
         "width": o.shape[1] if o.shape else 0,
@@ -131,7 +130,7 @@ def _table_rows(file: LocalFile) -> Iterator[dict[str, Any]]:
         "zero_point": o.zero_point,
         "service_id": str(path),
     }
-    for kind, there in {o.role: path, **file.companions}.items():
+    for kind, there in {"cube" if o.n_frames else o.role: path, **file.companions}.items():
         where = there.resolve()
         size = where.stat().st_size
         yield {**image, "kind": kind, "filename": where.name, "url": where.as_uri(), "size": size}

@@ -47,6 +47,8 @@ class Observation:
         `filter` as the archive has it; `band` in the one spelling of `band_of`.
     shape : (int, int)
         (ny, nx).
+    n_frames : int
+        Of a cube that holds a time series; None for an image.
     pixel_scale : float
         Arcseconds.
     radius : float
@@ -82,6 +84,7 @@ class Observation:
     filter: str | None = None
     band: str | None = None
     shape: tuple[int, int] | None = None
+    n_frames: int | None = None
     pixel_scale: float | None = None
     radius: float | None = None
     corners: list[Any] = field(default_factory=list)

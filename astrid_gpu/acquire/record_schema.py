@@ -45,6 +45,7 @@ def observation_schema() -> dict[str, Any]:
         "exposure": _number(above=0),
         **texts,
         "shape": {"type": ["array", "null"], "items": {"type": "integer", "minimum": 1}, "minItems": 2, "maxItems": 2},
+        "n_frames": {"type": ["integer", "null"], "minimum": 1},
         "pixel_scale": _number(above=0),
         "radius": _number(least=0, most=180),
         "corners": {"type": "array", "items": position},

@@ -19,7 +19,7 @@ from astrid_gpu.errors import AcquisitionError, AstridGpuError
 
 __all__ = ["companions_in", "record_fetched", "recorded"]
 
-IMAGES = ("science", "reference")
+IMAGES = ("science", "reference", "cube")
 """Kinds of file that are observations of their own; every other kind goes with one."""
 
 # column of an observation table -> field of a record, where the file's own header says nothing

@@ -31,7 +31,7 @@ def is_tess_cube(path: str | Path) -> bool:
     FitsError
         It is no FITS file.
     """
-    with open_fits(path) as hdus:
+    with open_fits(path) as hdus, silent():
         return _find_table(hdus) is not None
 
 

@@ -74,6 +74,19 @@ def test_folders_become_runs_that_hold_together(data_dir, tmp_path, folder, n_im
     assert report.n_observations == n_images
 
 
+def test_a_tess_cube_is_an_observation_of_many_frames(data_dir, tmp_path):
+    rows = local.search(data_dir / "tess")
+    assert rows["kind"].tolist() == ["cube"]
+    run = RunDirectory(tmp_path / "run")
+    local.fetch(rows, run)
+    (o,) = run.observations()
+    assert (o.survey, o.band, o.shape, o.n_frames) == ("TESS", "TESS", (11, 11), 4)  # one of the 5 is flagged
+    assert o.mjd == pytest.approx(58324.79, abs=0.01)
+    assert o.pixel_scale == pytest.approx(20.6, rel=0.02)
+    assert (o.ra, o.dec) == pytest.approx((63.37, -69.226), abs=0.05)
+    assert check_run(run).ok
+
+
 def test_every_plane_of_the_decam_images_is_known(data_dir):
     files, skipped = local.find(data_dir / "pairs/decam_testcase4")
     assert all(set(f.companions) == {"mask", "weight", "psf"} for f in files)
