@@ -7,7 +7,8 @@ Through astroquery.mast for the questions; files come through our own core. ``ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -121,7 +122,8 @@ def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Cl
     Returns
     -------
     QTable
-        Observation table; times, filters and the like are those of the observation, `quality` is the kind of product.
+        Observation table; times, filters and the like are those of the observation, `quality` is the kind of product,
+        `id` the file's name where an observation has several.
 
     Raises
     ------
@@ -143,12 +145,15 @@ def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Cl
             chosen = [line for line in chosen if str(line.get("productSubGroupDescription")).upper() in kinds]
         for line in chosen:
             uri = str(line["dataURI"])
-            found.append({**row, "filename": _filename(uri), "url": resolve_uri(uri), "size": line.get("size") or -1,
-                          "quality": str(line.get("productSubGroupDescription") or "")})  # fmt: skip
+            name = _filename(uri)
+            found.append({
+                **row, "filename": name, "url": resolve_uri(uri), "size": line.get("size") or -1,
+                "id": row["id"] if len(chosen) == 1 else name.split(".fits")[0],
+                "quality": str(line.get("productSubGroupDescription") or ""),
+            })  # fmt: skip
     return observation_table(found, source="mast")
 
 
-@recorded
 def fetch(
     rows: Any, run: str | Path, *, client: Client | None = None, progress: ProgressCallback | None = None
 ) -> list[Path]:
@@ -174,15 +179,24 @@ def fetch(
         Some failed, or have no calibrated image: `failures` names each, `paths` has those that arrived.
     """
     client = client or default_client()
-    told = checked_rows(rows)
+    told, failed = _with_files(checked_rows(rows), client)
+    files = [row for row in told if row["kind"] != "cube"]
     cubes = [row for row in told if row["kind"] == "cube"]
-    work = [("archive files", lambda: _fetch_files([r for r in told if r["kind"] != "cube"], run, client, progress))]
+    work: list[tuple[str, Callable[[], list[Path]]]] = []
+    if files:
+        table = observation_table(files, source="mast")
+        work.append(("archive files", lambda: _fetch_files(table, run, client=client, progress=progress)))
     if cubes:
         from astrid_gpu.acquire import tesscut
 
-        table = observation_table(cubes, source="mast")
-        work.append(("TESScut", lambda: tesscut.fetch(table, run, client=client, progress=progress)))
-    return try_each(work)
+        sectors = observation_table(cubes, source="tesscut")
+        work.append(("TESScut", lambda: tesscut.fetch(sectors, run, client=client, progress=progress)))
+    return try_each([*work, *((name, partial(_raise, error)) for name, error in failed)])
+
+
+def _raise(error: AcquisitionError) -> list[Path]:
+    """Raise an error where a list of paths was hoped for."""
+    raise error
 
 
 def resolve_uri(uri: str) -> str:
@@ -206,37 +220,41 @@ def _server() -> str:
     return str(conf.server).rstrip("/")
 
 
-def _fetch_files(
-    rows: list[dict[str, Any]], run: str | Path, client: Client, progress: ProgressCallback | None
-) -> list[Path]:
-    """Fetch the files of rows; those without an address are asked for first."""
+def _with_files(
+    rows: list[dict[str, Any]], client: Client
+) -> tuple[list[dict[str, Any]], list[tuple[str, AcquisitionError]]]:
+    """Return rows with, for observations whose file MAST did not name, their best products; and what failed at it."""
+    found: list[dict[str, Any]] = []
+    failed: list[tuple[str, AcquisitionError]] = []
+    for row in rows:
+        if row["url"]:
+            found.append(row)
+            continue
+        try:
+            best = as_rows(products(observation_table([row], source="mast"), which="best", client=client))
+        except AcquisitionError as error:
+            failed.append((row["id"], error))
+            continue
+        found += best
+        if not best:
+            msg = f"MAST: observation {row['id']} ({row['survey']}) has no calibrated FITS image"
+            failed.append((row["id"], AcquisitionError(msg)))
+    return found, failed
+
+
+@recorded
+def _fetch_files(rows: Any, run: str | Path, *, client: Client, progress: ProgressCallback | None) -> list[Path]:
+    """Fetch the files of rows; asinh-scaled ones of PS1 become linear."""
     from astrid_gpu.io import linearise_ps1_file
 
-    lacking = [row for row in rows if not row["url"]]
-    missing: list[tuple[str, Any]] = []
-    if lacking:
-        best = as_rows(products(observation_table(lacking, source="mast"), which="best", client=client))
-        have = {row["service_id"] for row in best}
-        for row in lacking:
-            if row["service_id"] not in have:
-                msg = f"MAST: observation {row['id']} ({row['survey']}) has no calibrated FITS image"
-                missing.append((row["id"], AcquisitionError(msg)))
-        rows = [row for row in rows if row["url"]] + best
     token = authorization("MAST_API_TOKEN", "token")
     host = urlsplit(_server()).netloc
     items = []
-    for row in rows:  # the token goes to MAST alone
+    for row in as_rows(rows):  # the token goes to MAST alone
         auth = token if urlsplit(row["url"]).netloc == host else None
         items.append(Item(row["url"], target_path(row, run), service=_SERVICE, auth=auth))
-
-    def files() -> list[Path]:
-        return fetch_items(items, client=client, progress=progress)
-
-    def raiser(error: AcquisitionError) -> list[Path]:
-        raise error
-
     try:
-        paths = try_each([("files", files), *((name, lambda e=error: raiser(e)) for name, error in missing)])
+        paths = fetch_items(items, client=client, progress=progress)
     except AcquisitionError as error:
         for path in error.paths:
             linearise_ps1_file(path)

@@ -26,8 +26,10 @@ __all__ = [
     "find_hdu",
     "open_fits",
     "pixels_of",
+    "readable_cards",
     "silent",
     "split_spec",
+    "stored_pixels",
 ]
 
 Extension = int | str | tuple[str, int]
@@ -104,12 +106,16 @@ def open_fits(path: str | Path) -> Iterator[Any]:
     try:
         with silent():
             hdus = fits.open(source, memmap=False, lazy_load_hdus=False)
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+    except Exception as error:  # astropy meets damage with whatever it stumbles over
         msg = f"{path}: the FITS header cannot be read ({_first_line(error)}); the file is damaged, fetch it again"
         raise FitsError(msg) from error
     with hdus:
         _check_complete(path, hdus, size)
-        yield hdus
+        try:
+            yield hdus
+        except fits.VerifyError as error:  # a card that somebody needed
+            msg = f"{path}: a header card is damaged ({_first_line(error)}); fetch the file again"
+            raise FitsError(msg) from error
 
 
 def _source(path: Path) -> tuple[Path | io.BytesIO, int]:
@@ -175,10 +181,12 @@ def _what_it_is(path: Path, content: bytes) -> str:
 def _check_complete(path: Path, hdus: Any, size: int) -> None:
     """Raise if an HDU claims more bytes than the file has."""
     for index, hdu in enumerate(hdus):
-        info = hdu.fileinfo()
-        if info is None:
-            continue
-        end = info["datLoc"] + _data_bytes(hdu)
+        try:
+            info = hdu.fileinfo()
+            end = info["datLoc"] + _data_bytes(hdu) if info is not None else 0
+        except Exception as error:
+            msg = f"{path}: HDU {index} is damaged ({_first_line(error)}); fetch the file again"
+            raise FitsError(msg) from error
         if end > size:
             msg = (
                 f"{path} is truncated: HDU {index} ends at byte {end} but the file has {size}, "
@@ -197,6 +205,15 @@ def _data_bytes(hdu: Any) -> int:
 def _first_line(error: BaseException) -> str:
     """Return the first line of an error's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def readable_cards(header: Any) -> Iterator[tuple[str, Any, str]]:
+    """Yield (keyword, value, comment) of the cards of a header that can be parsed; damaged ones are passed over."""
+    for card in header.cards:
+        try:
+            yield card.keyword, card.value, str(card.comment or "")
+        except Exception:  # noqa: S112  (one card that breaks the standard costs nobody the file)
+            continue
 
 
 def describe_hdus(hdus: Any) -> str:
@@ -289,6 +306,26 @@ def _labelled(index: int, hdu: Any) -> ImageHdu:
     return ImageHdu(index, hdu.name if index and hdu.name else str(index), hdu)
 
 
+def stored_pixels(path: str | Path, hdu: Any) -> np.ndarray:
+    """Return the pixels of an image HDU as astropy gives them.
+
+    Raises
+    ------
+    FitsError
+        They cannot be read or decompressed. The codecs have exceptions of their own, so any is taken.
+    """
+    try:
+        with silent():
+            data = hdu.data
+    except Exception as error:
+        msg = f"{path}: the pixels cannot be read ({_first_line(error)}); the file is damaged, fetch it again"
+        raise FitsError(msg) from error
+    if data is None:
+        msg = f"{path}: there are no pixels where the header promises an image; the file is damaged, fetch it again"
+        raise FitsError(msg)
+    return np.asarray(data)
+
+
 def pixels_of(path: str | Path, hdu: Any) -> np.ndarray:
     """Return the pixels of an image HDU, scaled, in native byte order, contiguous: (ny, nx).
 
@@ -300,12 +337,7 @@ def pixels_of(path: str | Path, hdu: Any) -> np.ndarray:
         The pixels cannot be read or decompressed.
     """
     blank = hdu.header.get("BLANK")
-    try:
-        with silent():
-            data = hdu.data
-    except (OSError, TypeError, ValueError, zlib.error) as error:
-        msg = f"{path}: the pixels cannot be read ({_first_line(error)}); the file is damaged, fetch it again"
-        raise FitsError(msg) from error
+    data = stored_pixels(path, hdu)
     data = data.reshape(_squeezed(data.shape))
     dtype = np.float64 if data.dtype.kind == "f" and data.dtype.itemsize == 8 else np.float32
     pixels = np.array(data, dtype=dtype, order="C")

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from astrid_gpu.io.files import readable_cards
+
 __all__ = ["HeaderFacts", "read_facts"]
 
 _ZERO_POINT = ("MAGZP", "IMAGEZPT", "MAGZERO", "ABMAGZP", "ABMAG_ZP", "PHOTZP", "ZP_AB", "ZPAB", "MAGZPT", "ZP", "ZPT",
@@ -62,10 +64,10 @@ class _Header:
     def __init__(self, header: Any) -> None:
         self.values: dict[str, Any] = {}
         self.comments: dict[str, str] = {}
-        for card in header.cards:
-            key = card.keyword.upper().removeprefix("HIERARCH ").strip()
+        for keyword, value, comment in readable_cards(header):
+            key = keyword.upper().removeprefix("HIERARCH ").strip()
             if key and key not in ("COMMENT", "HISTORY", "CONTINUE") and key not in self.values:
-                self.values[key], self.comments[key] = card.value, str(card.comment or "")
+                self.values[key], self.comments[key] = value, comment
 
     def number(self, keys: Iterable[str], *, positive: bool = False) -> tuple[float | None, str]:
         """Return the first finite number under `keys` and its keyword; text such as '53.9' counts."""

@@ -16,6 +16,7 @@ from astrid_gpu.io.files import (
     find_hdu,
     open_fits,
     pixels_of,
+    readable_cards,
     silent,
     split_spec,
 )
@@ -134,9 +135,9 @@ def plain_header(header: Any) -> dict[str, Any]:
     """Return keyword -> value of the cards that say something about the exposure."""
     with silent():
         return {
-            card.keyword: card.value
-            for card in header.cards
-            if card.keyword not in _STRUCTURE and isinstance(card.value, (str, int, float, bool))
+            keyword: value
+            for keyword, value, _ in readable_cards(header)
+            if keyword not in _STRUCTURE and isinstance(value, (str, int, float, bool))
         }
 
 

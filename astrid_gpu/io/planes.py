@@ -11,7 +11,7 @@ import numpy as np
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID
 from astrid_gpu.image import Image
-from astrid_gpu.io.files import find_hdu, open_fits, pixels_of, silent, split_spec
+from astrid_gpu.io.files import find_hdu, open_fits, pixels_of, silent, split_spec, stored_pixels
 from astrid_gpu.io.ps1 import asinh_terms, linear_flux
 
 __all__ = ["Planes", "bad_bits", "read_plane"]
@@ -46,7 +46,7 @@ def read_plane(path: str | Path, hdu: Any, kind: str) -> np.ndarray:
         pixels, terms = pixels_of(path, hdu), asinh_terms(hdu.header)
         return pixels if terms is None else linear_flux(pixels, *terms).astype(pixels.dtype)
     with silent():
-        raw = np.asarray(hdu.data).reshape(hdu.shape[-2:])
+        raw = stored_pixels(path, hdu).reshape(hdu.shape[-2:])
         bits = bad_bits(hdu.header)
     return _mask_codes(raw, bits)
 

@@ -147,6 +147,19 @@ def test_fetch_into_a_run_directory_goes_by_role(replay, client, tmp_path, fits_
     assert path == tmp_path / "source_fits" / "reference" / "u9o40504m_drz.fits"
 
 
+def test_record_of_the_run_is_that_of_the_product(replay, client, tmp_path, fits_bytes):
+    """The file's name is known only after MAST was asked for products; the record must be there all the same."""
+    serve_mast(replay, Caom_Products="products.json")
+    download_route(replay, "mast:HST/product/u9o40504m_drz.fits", fits_bytes)
+    run = ag.acquire.RunDirectory(tmp_path / "run")
+    ag.acquire.fetch(observation(replay, mjd=52000.5, exposure=300.0), run, client=client)
+    (record,) = (tmp_path / "run" / "metadata").glob("*.json")
+    told = json.loads(record.read_text())
+    assert told["observation_id"] == "U9O40504M"
+    assert told["filter"] == "F606W"
+    assert told["survey"] == "HST"
+
+
 def test_one_product_that_fails_does_not_stop_the_others(replay, client, tmp_path, fits_bytes):
     serve_mast(replay, Caom_Products="products.json")
     download_route(replay, "mast:HST/product/u9o40504m_drz.fits", fits_bytes)
