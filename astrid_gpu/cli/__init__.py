@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 import astrid_gpu
-from astrid_gpu.cli import bench, check, demo, doctor, fetch, subtract, warmup
+from astrid_gpu.cli import bench, check, demo, doctor, fetch, inject, subtract, warmup
 from astrid_gpu.errors import AstridGpuError, BackendUnavailableError, ConfigError
 
 __all__ = ["main"]
@@ -25,6 +25,7 @@ _VERBS = {
     "warmup": warmup,
     "bench": bench,
     "fetch": fetch,
+    "inject": inject,
     "check": check,
 }
 

@@ -201,3 +201,29 @@ def test_injected_sources_are_found_with_their_fluxes():
     assert pull.std() == pytest.approx(1, abs=4 / np.sqrt(2 * usable.sum()))
     found = compare(diff, ag.detect(diff), truth[usable])
     assert found.found.all()
+
+
+def test_verb_writes_image_and_truth(tmp_path, capsys):
+    fits = pytest.importorskip("astropy.io.fits")
+    from astrid_gpu.cli import main
+
+    field = ag.simulate.pair(seed=2, shape=(128, 128), n_changes=0)
+    before = ag.simulate.write_fits(field.science, tmp_path / "science.fits")
+    (tmp_path / "s.csv").write_text("x,y,flux\n60.2,70.1,5000\n30,90,800\n", encoding="utf-8")
+    out = tmp_path / "new.fits"
+    command = ["inject", str(before), str(tmp_path / "s.csv"), "-o", str(out), "--psf", "moffat:2.5,3.5", "--no-noise"]
+    assert main(command) == 0
+    assert "2 sources" in capsys.readouterr().out
+    added = np.nansum(fits.getdata(out).astype(float) - fits.getdata(before).astype(float))
+    assert added == pytest.approx(5800, rel=1e-3)
+    assert "injected" in fits.getheader(out)["ORIGIN"]
+    assert (tmp_path / "new.truth.csv").read_text(encoding="utf-8").splitlines()[0].startswith("id,x,y,ra,dec,kind")
+
+
+@pytest.mark.parametrize(("text", "told"), [("x,y,flux\n", "no sources"), ("x,y,flux\n1,2,bright\n", "column flux")])
+def test_verb_refuses_a_table_in_words(tmp_path, capsys, text, told):
+    from astrid_gpu.cli import main
+
+    (tmp_path / "s.csv").write_text(text, encoding="utf-8")
+    assert main(["inject", "none.fits", str(tmp_path / "s.csv")]) == 2
+    assert told in capsys.readouterr().err
