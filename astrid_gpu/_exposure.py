@@ -9,6 +9,7 @@ import numpy as np
 from astrid_gpu._cosmic_rays import cosmic_rays
 from astrid_gpu._masks import COSMIC_RAY, SATURATED, dead_pixels, mask_defects
 from astrid_gpu._noise import median_of
+from astrid_gpu._photon_noise import with_photon_noise
 from astrid_gpu.align import Aligned
 from astrid_gpu.calibrate import noise_variance, subtract_background
 from astrid_gpu.config import SubtractConfig
@@ -59,11 +60,15 @@ def own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: 
     if sigma is not None:
         steps.append(Step("noise", f"{role}: background sigma {sigma:g} as given", {"sigma": sigma}))
     sigma = float(sigma or measured)
-    image, dead = dead_pixels(image.with_(variance=variance), sigma)
+    photons: list[Step] = []
+    image = image.with_(variance=variance)
+    if step.values.get("sources_missing"):
+        image, photons = with_photon_noise(image, stars_of(image, sigma), sigma)
+    image, dead = dead_pixels(image, sigma)
     hit, rays = cosmic_rays(image, sigma, config.cosmic_rays)
     if hit.any() and image.mask is not None:
         image = image.with_(mask=image.mask | np.where(hit, np.uint8(COSMIC_RAY), np.uint8(0)))
-    steps += [Step(step.stage, f"{role}: {step.text}", step.values) for step in (*dead, *rays)]
+    steps += [Step(step.stage, f"{role}: {step.text}", step.values) for step in (*photons, *dead, *rays)]
     return Exposure(image, background, sigma, steps)
 
 

@@ -67,7 +67,7 @@ def noise_variance(image: Image, background: Background) -> tuple[np.ndarray, fl
         variance = variance.astype(rms.dtype, copy=False)
         note = "gain" if origin == "given" else "gain estimated from the sky level and its noise"
         text = f"{image.name}: background noise {sigma:.4g} a pixel ({why}); source photon noise by {note} {gain:.4g}"
-    values = {"sigma": sigma, "gain": gain, "gain_origin": origin, "sigma_origin": why}
+    values = {"sigma": sigma, "gain": gain, "gain_origin": origin, "sigma_origin": why, "sources_missing": gain is None}
     return variance, sigma, Step("noise", text, values)
 
 
@@ -123,7 +123,11 @@ def _missing_sources(
     # Of sources too faint to make noise of their own nothing can be said, and nothing is missing.
     if gain is None or float(np.median(light)) / gain < 0.1 * sigma**2:
         if gain is None and abs(rise) * float(np.median(light)) < 0.01 * sigma**2:
-            return None, "; it does not rise with the sources, and no gain tells their photon noise", numbers
+            return (
+                None,
+                "; it does not rise with the sources, and no gain tells their photon noise",
+                numbers | {"sources_missing": True},
+            )
         return None, "", numbers
     numbers |= {"gain": gain, "gain_origin": origin, "sources_in_plane": rise * gain}
     if rise * gain > _SKY_ONLY:
