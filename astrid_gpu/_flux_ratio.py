@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu._flux_field import FluxModel, fit_flux_model
 from astrid_gpu._registration_field import Places
 from astrid_gpu.errors import InputError, ShapeMismatchError
-from astrid_gpu.image import PSF, Image
+from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.kernels._pool import share
 from astrid_gpu.ops.flux import LineFit, MatchedSamples, fit_line, matched_samples, matched_values, robust_mean
 from astrid_gpu.ops.noise import clipped_statistics, median_sigma
 from astrid_gpu.results import Step
 from astrid_gpu.stars import StarFlag, match_stars
 
-__all__ = ["FluxRatio", "flux_ratio"]
+__all__ = ["FluxRatio", "flux_ratio", "level_reference", "level_step"]
 
 _UNUSABLE = int(StarFlag.EDGE | StarFlag.BAD_PIXEL | StarFlag.SATURATED | StarFlag.SHARP)
 _MAX_LOST = 0.02  # part of a PSF on bad pixels or off the frame that a place may lose
@@ -47,6 +48,8 @@ class FluxRatio:
     step : Step
     places : Places or None
         The matched sources that carry weight: where they are, and the offset of each.
+    model : FluxModel or None
+        The ratio over the field, None where it is constant or was not asked for.
     """
 
     beta: float
@@ -61,6 +64,7 @@ class FluxRatio:
     method: str
     step: Step
     places: Places | None = None
+    model: FluxModel | None = None
 
     def moved_from(self, before: FluxRatio) -> FluxRatio:
         """Return this ratio, measured on a reference that was moved, with the offsets found before it was."""
@@ -83,6 +87,8 @@ def flux_ratio(
     variance_reference: Any = None,
     *,
     mask: np.ndarray | None = None,
+    psf_models: tuple[PSFModel | None, PSFModel | None] = (None, None),
+    order: int | str = 0,
     min_snr: float = 20.0,
     max_stars: int = 400,
 ) -> FluxRatio:
@@ -105,6 +111,10 @@ def flux_ratio(
         Default: that of the images' blank sky.
     mask : bool array (ny, nx), optional
         True = pixels not to use, besides those the images mark bad (saturated ones, say).
+    psf_models : (PSFModel or None, PSFModel or None)
+        PSFs that vary over the field; each source is then compared under those of its place.
+    order : {0, 1, 2, 3, "auto"}
+        Degree of the polynomial over the field that `model` of the result is; "auto" takes what the sources call for.
     min_snr : float
         Least S/N of a source in either image; lowered to 7 if fewer than 3 sources reach it.
     max_stars : int
@@ -131,6 +141,7 @@ def flux_ratio(
             raise ShapeMismatchError(msg)
         bad = bad | mask.astype(bool)
     pair = _Pair(science, reference, psf_science, psf_reference, variance_science, variance_reference, bad)
+    pair.models, pair.order = psf_models, order
     for least in (min_snr, 7.0):
         y, x = _common_places(pair, stars_science, stars_reference, least, max_stars)
         samples = pair.sample(y, x)
@@ -152,6 +163,8 @@ class _Pair:
         self, science: Image, reference: Image, psf_n: PSF, psf_r: PSF, var_n: Any, var_r: Any, bad: np.ndarray
     ) -> None:
         self.names = f"{science.name} / {reference.name}"
+        self.models: tuple[PSFModel | None, PSFModel | None] = (None, None)
+        self.order: int | str = 0
         self.bad = bad
         self.grid: tuple[np.ndarray, np.ndarray] | None = None
         self.n, self.r = science.data, reference.data
@@ -195,10 +208,31 @@ class _Pair:
 
     def sample(self, y: np.ndarray, x: np.ndarray) -> MatchedSamples:
         """Sample both images at pixels (y, x), without the places that lose too much to bad pixels and edges."""
-        arrays = (self.n, self.r, self.psf_n, self.psf_r, self.var_n, self.var_r, self.bad)
-        found = matched_samples(*arrays, y, x)
+        if self.models == (None, None) or len(y) == 0:
+            found = self._sample(y, x, self.psf_n, self.psf_r)
+        else:
+            parts = [self._sample(y[k], x[k], *self._psfs_at(y[k], x[k])) for k in _cells(y, x, self.bad.shape)]
+            found = MatchedSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         keep = (found.lost < _MAX_LOST) & (found.variance_science > 0) & (found.variance_reference > 0)
         return MatchedSamples(*(column[keep] for column in found))
+
+    def _sample(self, y: np.ndarray, x: np.ndarray, psf_n: np.ndarray, psf_r: np.ndarray) -> MatchedSamples:
+        return matched_samples(self.n, self.r, psf_n, psf_r, self.var_n, self.var_r, self.bad, y, x)
+
+    def _psfs_at(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both PSFs in the middle of some places."""
+        place = float(y.mean()), float(x.mean())
+        constant = self.psf_n, self.psf_r
+        one, other = (
+            own if model is None else model.stamps(*place)[0] for model, own in zip(self.models, constant, strict=True)
+        )
+        return one, other
+
+
+def _cells(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], n: int = 6) -> list[np.ndarray]:
+    """Return the indices of the places in each of n x n cells of the frame that holds any."""
+    number = (y * n // shape[0]) * n + x * n // shape[1]
+    return [np.flatnonzero(number == k) for k in np.unique(number)]
 
 
 def _variance(data: np.ndarray, variance: Any, bad: np.ndarray, image: Image) -> np.ndarray:
@@ -265,6 +299,8 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
     values |= {"gamma_error": gamma_error, "intrinsic": fit.intrinsic}
     values |= {"dy": dy, "dx": dx, "scatter_y": scatter_y, "scatter_x": scatter_x}
     error = max(fit.slope_error, 0.1 * fit.slope) if len(s.reference) == 1 else fit.slope_error
+    model, figures = _over_field(pair, s, fit, gamma)
+    values |= {"order": 0 if model is None else model.order, "held_out": figures}
     return FluxRatio(
         beta=fit.slope,
         beta_error=error,
@@ -278,7 +314,21 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
         method=method,
         step=Step("flux ratio", text, values),
         places=Places(*(c[fit.weights > 0.05] for c in (s.y, s.x, s.dy, s.dx, s.dy_variance, s.dx_variance))),
+        model=model,
     )
+
+
+def _over_field(
+    pair: _Pair, s: MatchedSamples, fit: LineFit, gamma: float
+) -> tuple[FluxModel | None, dict[int, float]]:
+    """Fit the ratio of each source, over the constant one, as a polynomial in position."""
+    if pair.order == 0:
+        return None, {}
+    good = (s.reference > 5 * np.sqrt(s.variance_reference)) & np.isfinite(s.science)
+    expected = fit.slope * s.reference[good]
+    ratios = (s.science[good] - gamma) / expected
+    errors = np.sqrt(s.variance_science[good] + fit.slope**2 * s.variance_reference[good]) / expected
+    return fit_flux_model(s.y[good], s.x[good], ratios, errors, fit.slope, pair.bad.shape, pair.order)
 
 
 def _ratio_and_offset(pair: _Pair, s: MatchedSamples) -> tuple[LineFit, float, float]:
@@ -317,3 +367,34 @@ def _from_headers(science: Image, reference: Image) -> FluxRatio:
     )
     values = {"beta": beta, "beta_error": error, "n_stars": 0, "method": method}
     return FluxRatio(beta, error, 0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0, method, Step("flux ratio", text, values))
+
+
+def level_reference(reference: Image, found: FluxRatio) -> Image:
+    """Return the reference times beta(y, x) / beta, its variance times the square: its flux ratio is then constant.
+
+    ZOGY sees only R F_n / F_r and the noise in that unit, so D, S and S_corr are those of the flux ratio that varies.
+    """
+    if found.model is None:
+        return reference
+    factor = found.model.over_frame() / found.beta
+    data = (reference.data * factor).astype(reference.data.dtype)
+    variance = reference.known_variance * factor**2
+    return reference.with_(data=data, variance=variance.astype(reference.known_variance.dtype))
+
+
+def level_step(found: FluxRatio) -> Step:
+    """Say how the flux ratio varies, and what was done about it."""
+    assert found.model is not None
+    low, high = found.model.spread
+    held_out = found.step.values["held_out"]
+    figures = f"; chi-squared of left-out sources by order {_listed(held_out)}" if held_out else ""
+    text = (
+        f"the flux ratio varies over the field from {low:.5g} to {high:.5g} (order {found.model.order}{figures}): "
+        "the reference and its variance levelled by it"
+    )
+    values = {"order": found.model.order, "lowest": low, "highest": high}
+    return Step("flux ratio", text, values | {"coefficients": found.model.coefficients.tolist()})
+
+
+def _listed(figures: dict[int, float]) -> str:
+    return ", ".join(f"{k}: {v:.3f}" for k, v in figures.items())

@@ -14,7 +14,7 @@ from astrid_gpu.io import read_psf
 from astrid_gpu.psf import MeasuredPsf, measure_one, measure_psf_pair
 from astrid_gpu.results import Step
 
-__all__ = ["Given", "choose_psfs", "read_given"]
+__all__ = ["Given", "Models", "choose_psfs", "read_given"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._exposure import Exposure, own_stages, scaled_sigma, stars_of
-from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
-from astrid_gpu._given import Given, choose_psfs, read_given
+from astrid_gpu._flux_field import FluxModel
+from astrid_gpu._flux_ratio import FluxRatio, flux_ratio, level_reference, level_step
+from astrid_gpu._given import Given, Models, choose_psfs, read_given
 from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
@@ -56,6 +57,7 @@ class Pair:
     metrics: dict[str, Any]
     meta: dict[str, Any]
     psf_models: tuple[PSFModel | None, PSFModel | None] = (None, None)  # PSFs that vary, None where one is constant
+    flux_model: FluxModel | None = None  # beta over the field where it varies; `reference` has been levelled by it
     registered: Registered | None = None
     details: np.ndarray | None = None  # pixel flags above the engine's byte
     plan: Any = None  # how it is cut into tiles, once that is decided
@@ -69,6 +71,7 @@ class _Matched:
     registered: Registered
     factor: float
     steps: list[Step]
+    model: FluxModel | None = None
 
 
 @contextmanager
@@ -107,10 +110,10 @@ class PairPreparer:
         with timed(profile, "PSFs"):
             psfs, models, psf_steps = choose_psfs(sci.image, aligned.image, stars, given, self.config)
         with timed(profile, "flux ratio and registration"):
-            sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, stars)
+            sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, models, stars)
         steps += [*psf_steps, *matched.steps]
         pair = self._pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
-        return replace(pair, psf_models=models)
+        return replace(pair, psf_models=models, flux_model=matched.model)
 
     def _alone(self, science: Image) -> tuple[Exposure, Exposure]:
         """Run the stages that need one image only, of both at once; the reference's the first time."""
@@ -126,18 +129,27 @@ class PairPreparer:
         return sci, ref
 
     def _match(
-        self, sci: Exposure, aligned: Aligned, sigma_r: float, psfs: tuple[PSF, PSF], stars: list[np.ndarray]
+        self,
+        sci: Exposure,
+        aligned: Aligned,
+        sigma_r: float,
+        psfs: tuple[PSF, PSF],
+        models: Models,
+        stars: list[np.ndarray],
     ) -> tuple[Image, float, Aligned, float, _Matched]:
         """Flux ratio, registration and the sky that is left; once more if the noise proves correlated."""
         science, factor, found = sci.image, 1.0, 1.0
+        aligned, model, levelled = self._level(science, aligned, psfs, models, stars)
         for attempt in range(2):
             weights = (science.known_variance * factor**2, aligned.image.known_variance * factor**2)
-            ratio = flux_ratio(science, aligned.image, *psfs, stars[0], stars[1], *weights)
+            ratio = flux_ratio(science, aligned.image, *psfs, stars[0], stars[1], *weights, psf_models=models)
             registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             reference = registered.reference
             if registered.moved > LARGE_SHIFT:
                 there = aligned.image.with_(data=reference)
-                ratio = flux_ratio(science, there, *psfs, stars[0], stars[1], *weights).moved_from(ratio)
+                ratio = flux_ratio(science, there, *psfs, stars[0], stars[1], *weights, psf_models=models).moved_from(
+                    ratio
+                )
             beta = self.given.flux_ratio or ratio.beta
             level, found, how = residual_background(
                 science, reference, beta, *psfs, weights, aligned.footprint, self.config.box
@@ -151,9 +163,22 @@ class PairPreparer:
         if factor != 1.0:
             science = science.with_(variance=weights[0])
             aligned = replace(aligned, image=aligned.image.with_(variance=weights[1]))
-        steps = [*_ratio_steps(ratio, self.given), *registered.steps, *sky]
-        matched = _Matched(ratio, registered, factor, steps)
+        steps = [*_ratio_steps(ratio, self.given), *levelled, *registered.steps, *sky]
+        matched = _Matched(ratio, registered, factor, steps, model)
         return science, sci.sigma * factor, aligned, sigma_r * factor, matched
+
+    def _level(
+        self, science: Image, aligned: Aligned, psfs: tuple[PSF, PSF], models: Models, stars: list[np.ndarray]
+    ) -> tuple[Aligned, FluxModel | None, list[Step]]:
+        """Measure the flux ratio over the field and, where it varies, level the reference by it."""
+        if self.given.flux_ratio is not None or self.config.flux_order == 0:
+            return aligned, None, []
+        found = flux_ratio(
+            science, aligned.image, *psfs, stars[0], stars[1], psf_models=models, order=self.config.flux_order
+        )
+        if found.model is None:
+            return aligned, None, []
+        return replace(aligned, image=level_reference(aligned.image, found)), found.model, [level_step(found)]
 
     def _pair(
         self,
@@ -174,6 +199,7 @@ class PairPreparer:
             "flux_ratio_error": beta_error,
             "offset": float(ratio.gamma),
             "flux_scatter": float(ratio.intrinsic),
+            "flux_order": 0 if matched.model is None else matched.model.order,
             "n_flux_stars": int(ratio.n_stars),
             "shift_y": float(ratio.dy),
             "shift_x": float(ratio.dx),

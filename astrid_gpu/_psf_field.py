@@ -13,14 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from astrid_gpu._field_fit import ORDERS, fit_polynomial, highest_order, left_out, lowest_order
 from astrid_gpu._psf_stack import PsfStack, Registered, blend, inliers, register, tapered
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
 
-__all__ = ["ORDERS", "FieldFit", "fit_field", "highest_order", "spread_over"]
+__all__ = ["FieldFit", "fit_field", "spread_over"]
 
-ORDERS = (0, 1, 2, 3)
-_PER_TERM = 3  # stars for every term of the polynomial
-_LEVERAGE = 1.0  # variance of the fit anywhere in the frame over that of one star
 _FOLDS = 5
 _ROUNDS = 2
 _PASSES = 2
@@ -48,27 +46,6 @@ def spread_over(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], most: int,
         these = np.flatnonzero(number == k)
         rank[these] = np.arange(these.size)
     return np.sort(np.argsort(rank, kind="stable")[:most])
-
-
-def highest_order(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> int:
-    """Return the highest order that stars at these places can fix all over the frame.
-
-    Three stars a term, and nowhere in the frame a variance of the fit above that of a single star.
-    """
-    centre, scale = frame_scale(shape)
-    gy, gx = (a.ravel() for a in np.meshgrid(*(np.linspace(0, n - 1, 5) for n in shape), indexing="ij"))
-    best = 0
-    for order in ORDERS[1:]:
-        if len(y) < _PER_TERM * n_terms(order):
-            break
-        basis, frame = terms_at(y, x, order, centre, scale), terms_at(gy, gx, order, centre, scale)
-        if np.linalg.matrix_rank(basis, tol=1e-6 * len(y)) < basis.shape[1]:
-            break
-        leverage = np.einsum("gk,kl,gl->g", frame, np.linalg.inv(basis.T @ basis), frame)
-        if leverage.max() > _LEVERAGE:
-            break
-        best = order
-    return best
 
 
 def fit_field(stack: PsfStack, shape: tuple[int, int], fwhm: float, order: int | str) -> FieldFit:
@@ -198,7 +175,7 @@ class _Field:
     def _by_shapes(self, basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return stamps (n_terms, k, k): amplitudes of the shapes, fitted to each star and then over the field."""
         values, errors = self.amplitudes(rest, weight)
-        fitted = [_robust(basis, value, error)[0] for value, error in zip(values.T, errors.T, strict=True)]
+        fitted = [fit_polynomial(basis, value, error)[0] for value, error in zip(values.T, errors.T, strict=True)]
         return np.einsum("tk,tab->kab", np.stack(fitted), self.shapes)
 
     def choose(self, highest: int) -> tuple[int, dict[int, float]]:
@@ -211,12 +188,12 @@ class _Field:
             return 0, {}
         use = self.usable
         values, errors = self.amplitudes(self.stars.shifted[use] - self.psf, self.stars.weight[use])
-        misfit = _left_out([self.basis(k)[use] for k in range(highest + 1)], values, errors)
-        least = _lowest(misfit)
+        misfit = left_out([self.basis(k)[use] for k in range(highest + 1)], values, errors)
+        least = lowest_order(misfit)
         figures = dict(enumerate(misfit.mean(axis=1).tolist()))
         if least == highest:
             return least, figures
-        return least + _lowest(self.cropped().held_out(range(least, highest + 1))), figures
+        return least + lowest_order(self.cropped().held_out(range(least, highest + 1))), figures
 
     def cropped(self) -> _Field:
         """Return the same with smaller stamps, which hold the core: quicker, and enough to compare orders."""
@@ -280,53 +257,6 @@ def _templates(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([py, px]), shapes
 
 
-def _robust(
-    basis: np.ndarray, values: np.ndarray, error: np.ndarray, *, spread2: float | None = None
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Fit a polynomial to values of known errors, outliers weighted down.
-
-    Returns
-    -------
-    coefficients, weights
-    spread2 : float
-        Variance of the values beyond their errors, fitted unless it is given: without it the brightest few would rule.
-    """
-    known, spread2 = spread2 is not None, spread2 or 0.0
-    rest = values - np.median(values)
-    for _ in range(6):
-        total = np.sqrt(error**2 + spread2)
-        scale = max(1.4826 * float(np.median(np.abs(rest / total))), 1.0)
-        root = np.sqrt(np.minimum(1.0, 2.0 * scale / np.maximum(np.abs(rest / total), 1e-12))) / total
-        solution = np.linalg.lstsq(basis * root[:, None], values * root, rcond=1e-10)[0]
-        rest = values - basis @ solution
-        if not known:
-            spread2 = max((1.4826 * float(np.median(np.abs(rest)))) ** 2 - float(np.median(error**2)), 0.0)
-    return solution, root**2, spread2
-
-
-def _left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return chi-squared of each star's amplitudes about a polynomial fitted to the others, cut at 25, (orders, m)."""
-    out = np.zeros((len(bases), len(values)))
-    for value, error in zip(values.T, errors.T, strict=True):
-        _, _, spread2 = _robust(bases[-1], value, error)
-        for k, basis in enumerate(bases):
-            solution, w, _ = _robust(basis, value, error, spread2=spread2)
-            lever = w * np.einsum("mk,kl,ml->m", basis, np.linalg.inv((basis.T * w) @ basis), basis)
-            rest = (value - basis @ solution) / np.clip(1.0 - lever, 0.1, 1.0)
-            out[k] += np.minimum(rest**2 / (error**2 + spread2), 25.0)
-    return out
-
-
-def _lowest(misfit: np.ndarray) -> int:
-    """Return the lowest order (first axis) whose mean misfit is within one standard error of the least."""
-    best = int(np.argmin([_clipped_mean(row - misfit[0])[0] for row in misfit]))
-    for order in range(best):
-        worse, error = _clipped_mean(misfit[order] - misfit[best])
-        if worse <= error:
-            return order
-    return best
-
-
 def _by_pixels(basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return stamps (n_terms, k, k) fitted pixel by pixel, and their errors from the scatter of the stars."""
     m, n = basis.shape
@@ -351,11 +281,3 @@ def _by_pixels(basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> tuple
     solution[~seen], error[~seen] = 0.0, np.inf
     shape = (n, *rest.shape[1:])
     return solution.T.reshape(shape), error.T.reshape(shape)
-
-
-def _clipped_mean(values: np.ndarray) -> tuple[float, float]:
-    """Return the mean of values cut at 10 robust sigmas, and its error."""
-    middle = float(np.median(values))
-    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-12)
-    cut = np.clip(values, middle - 10 * spread, middle + 10 * spread)
-    return float(cut.mean()), float(cut.std() / np.sqrt(max(len(cut) - 1, 1)))

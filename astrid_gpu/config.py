@@ -51,6 +51,9 @@ class SubtractConfig:
     psf_order : {"auto", 0, 1, 2, 3}
         Degree of the polynomial over the field of measured PSFs, 0 for constant ones; "auto" takes what the stars
         support and call for, see `measure_psf`.
+    flux_order : {"auto", 0, 1, 2, 3}
+        Degree of the polynomial over the field of the flux ratio, 0 for a constant one; "auto" takes what the sources
+        call for, a number is lowered to what they support.
     registration : {"shift", "noise", "none"}
         What to do with the registration measured on stars: remove the mean shift and count the scatter as
         astrometric noise; only count both as noise; or nothing.
@@ -79,6 +82,7 @@ class SubtractConfig:
     bad_lines: bool = True
     psf_size: int | None = None
     psf_order: int | str = "auto"
+    flux_order: int | str = "auto"
     registration: str = "shift"
     renormalise: str = "global"
     tiles: str | int = "auto"
@@ -93,7 +97,8 @@ class SubtractConfig:
         if not 0 <= self.min_overlap <= 1:
             msg = f"min_overlap must be a fraction from 0 to 1, got {self.min_overlap!r}"
             raise ConfigError(msg)
-        _choice("psf_order", self.psf_order, ("auto", 0, 1, 2, 3))
+        for name in ("psf_order", "flux_order"):
+            _choice(name, getattr(self, name), ("auto", 0, 1, 2, 3))
         _choice("registration", self.registration, ("shift", "noise", "none"))
         _choice("cosmic_rays", self.cosmic_rays, ("none", "auto", "astroscrappy"))
         _choice("renormalise", self.renormalise, ("global", "local", "none"))

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._field_fit import ORDERS, highest_order
 from astrid_gpu._host_ops import both
-from astrid_gpu._psf_field import ORDERS, fit_field, highest_order, spread_over
+from astrid_gpu._psf_field import fit_field, spread_over
 from astrid_gpu._psf_stack import PsfStack, build_psf
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
@@ -65,7 +66,8 @@ def measure_psf(
         The most significant so many are used; twice as many, spread over the frame, where the PSF may vary.
     order : {0, 1, 2, 3, "auto"}
         Degree of the polynomial over the field. "auto" takes the highest that there are stars for (three a term, spread
-        over the frame), and of those the lowest that predicts stars left out of the fit as well as the best does.
+        over the frame), and of those the lowest that predicts stars left out of the fit as well as the best does,
+        within two standard errors.
 
     Returns
     -------

@@ -66,7 +66,7 @@ def subtract(
     config : SubtractConfig, optional
     **options
         Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, psf_size, psf_order,
-        registration, renormalise, tiles, backend, dtype.
+        flux_order, registration, renormalise, tiles, backend, dtype.
 
     Returns
     -------

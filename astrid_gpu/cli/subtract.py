@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--box", type=int, help="side of a background box, pixels")
     how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
     how.add_argument("--psf-order", default="auto", help="auto, or 0 to 3: polynomial of measured PSFs over the field")
+    how.add_argument("--flux-order", default="auto", help="auto, or 0 to 3: the same of the flux ratio")
     how.add_argument("--registration", default="shift", help="shift, noise or none")
     how.add_argument("--tiles", default="auto", type=_tiles, help="auto, never, or the side of a tile in pixels")
     how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
             cosmic_rays=args.cosmic_rays,
             box=args.box,
             psf_size=args.psf_size,
-            psf_order=int(args.psf_order) if args.psf_order.isdigit() else args.psf_order,
+            psf_order=_order(args.psf_order),
+            flux_order=_order(args.flux_order),
             registration=args.registration,
             tiles=args.tiles,
             renormalise=args.renormalise,
@@ -98,6 +100,10 @@ def run(args: argparse.Namespace) -> int:
         "sigma_reference": args.sigma_reference,
     }
     return _several(args, options) if len(args.science) > 1 else _one(args, options)
+
+
+def _order(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
 def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:

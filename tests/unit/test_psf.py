@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
-from astrid_gpu._psf_field import highest_order, spread_over
+from astrid_gpu._field_fit import highest_order
+from astrid_gpu._psf_field import spread_over
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_stamps import centroid_of
