@@ -26,9 +26,9 @@ FORWARD, INVERSE = np.float32(1), np.float32(-1)
 
 
 @nb.njit(**OPTIONS)
-def _margin(image, ends, sides, y, x, py, px):
+def _margin(image, ends, sides, shape, y, x, py, px):
     """Return one pixel of the padded frame."""
-    ny, nx = image.shape
+    ny, nx = shape
     r = sides.shape[1] // 2
     y, x = (y - py if y >= py - r else y), (x - px if x >= px - r else x)
     if y >= ny + r or x >= nx + r:
@@ -42,32 +42,30 @@ def _margin(image, ends, sides, y, x, py, px):
 
 @nb.njit(**OPTIONS)
 def _gather(source, shape, x0, width, py, px, out):
-    """Copy `width` columns of the padded frame, scaled, to `out` (py, width)."""
-    image, ends, sides, bad, scale = source
+    """Copy `width` columns of the padded frame, scaled and with its holes filled, to `out` (py, width)."""
+    image, ends, sides, level, scale, ys, xs, values = source
     ny, nx = shape
-    zero, factor = splat(f4(0)), splat(scale)
-    if image.size == 0:  # the same everywhere but in holes
-        for y in range(py):
-            for x in range(width):
-                inside = y < ny and x0 + x < nx and (bad.size == 0 or bad[y, x0 + x] == 0)
-                out[width * y + x] = scale if inside else f4(0)
-        return
+    zero, factor, constant = splat(f4(0)), splat(scale), splat(level)
     r = sides.shape[1] // 2
     if x0 + width > nx:
         for y in range(py):
             for x in range(width):
-                out[width * y + x] = scale * _margin(image, ends, sides, y, x0 + x, py, px)
-        return
-    flat, edge, pitch = image.reshape(image.size), ends.reshape(ends.size), nx + 2 * r
-    for x in range(0, width, LANES):
-        for y in range(ny, py):
-            store(out, width * y + x, zero)
-        for k in range(r):
-            store(out, width * (ny + k) + x, factor * load(edge, (r + k) * pitch + r + x0 + x))
-            store(out, width * (py - r + k) + x, factor * load(edge, k * pitch + r + x0 + x))
-    for y in range(ny):
+                inside = image.size == 0 and y < ny and x0 + x < nx
+                out[width * y + x] = level if inside else scale * _margin(image, ends, sides, shape, y, x0 + x, py, px)
+    else:
+        flat, edge, pitch = image.reshape(image.size), ends.reshape(ends.size), nx + 2 * r
         for x in range(0, width, LANES):
-            store(out, width * y + x, factor * load(flat, y * nx + x0 + x))
+            for y in range(ny, py):
+                store(out, width * y + x, zero)
+            for k in range(r):
+                store(out, width * (ny + k) + x, factor * load(edge, (r + k) * pitch + r + x0 + x))
+                store(out, width * (py - r + k) + x, factor * load(edge, k * pitch + r + x0 + x))
+        for y in range(ny):
+            for x in range(0, width, LANES):
+                store(out, width * y + x, factor * load(flat, y * nx + x0 + x) if image.size else constant)
+    for k in range(ys.size):
+        if x0 <= xs[k] < x0 + width:
+            out[width * ys[k] + xs[k] - x0] = scale * values[k]
 
 
 @nb.njit(**OPTIONS)
@@ -95,9 +93,9 @@ def _take_apart(z, one, two, x0, few, py, px):
 def forward_y(a, b, shape, one, two, first, last, window, bufs, plan):
     """Transform two images along y: blocks of columns `first` to `last`, into the planes `one` and `two`.
 
-    a, b : (image, ends, sides, bad, scale) each, as `tile_frames_numba.prepare` fills them; an image of no size is
-    `scale` everywhere but where `bad`, nothing at all if that is 0, and then `two` may be of no
-    size. window : float32 (2, at least 16 py (last - first)), work space.
+    a, b : (image, ends, sides, level, scale, ys, xs, values) each: what `tile_frames_numba.prepare` makes, and what
+    goes into the holes, all to be multiplied by `scale`; an image of no size is `level` everywhere, which is not.
+    `two` may be of no size. window : float32 (2, at least 16 py (last - first)), work space.
     """
     py, px, fy, wy, _, _ = plan
     width, out, few = (last - first) * LANES, bufs[2], bufs[3].reshape(bufs[3].size)[: 4 * LANES**2]

@@ -14,12 +14,16 @@ __all__ = ["Frame", "largest", "prepare"]
 
 @dataclass
 class Frame:
-    """One image ready for the tiles, in its own unit: holes and margins filled; variances 0 where nothing is known."""
+    """One image ready for the tiles, in its own unit: holes and margins filled; variances 0 where nothing is known.
+
+    If made `sparse` for whole frames, image and variance are the caller's, and `holes` says what goes where.
+    """
 
     image: tuple[np.ndarray, np.ndarray, np.ndarray]
     variance: Any
     error: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     uncertain: tuple[np.ndarray, np.ndarray]
+    holes: tuple[np.ndarray, ...]  # y, x, what is filled in, and how wrong that may be
 
     def variance_map(self, bad: np.ndarray) -> np.ndarray:
         """Return the variances as a map (ny, nx), 0 in the holes; made when it is needed."""
@@ -29,27 +33,42 @@ class Frame:
         return self.variance
 
 
-def prepare(image: np.ndarray, variance: Any, bad: np.ndarray, scale: float, profile: np.ndarray, limits: Any) -> Frame:
-    """Fill one image and note how wrong the fill may be (as `engine._frames.fill_frames`, without padding)."""
+def prepare(
+    image: np.ndarray,
+    variance: Any,
+    bad: np.ndarray,
+    scale: float,
+    profile: np.ndarray,
+    limits: Any,
+    *,
+    sparse: bool = False,
+) -> Frame:
+    """Fill one image and note how wrong the fill may be (as `engine._frames.fill_frames`, without padding).
+
+    With `sparse` nothing as large as the image is made: what goes into the holes is listed.
+    """
     profile = profile[: np.flatnonzero(profile)[-1] + 1]
     holes, filled, missing = fill_frame(image, bad, scale, profile)
     negligible, uncertainty = limits
-    if bad.size:
+    values = filled[0] / np.float32(scale)
+    if bad.size and not sparse:
         image = image.copy()
-        image[holes] = filled[0] / scale
+        image[holes] = values
         if isinstance(variance, np.ndarray):
             variance = variance.copy()
             variance[holes] = 0
-    error, uncertain = None, (np.zeros(0, int), np.zeros(0, int))
+    error, doubt, uncertain = None, np.zeros(0, np.float32), (np.zeros(0, int), np.zeros(0, int))
     if max(abs(f).max(initial=0) for f in filled) > negligible:
-        sizes = [abs(f) * np.float32(uncertainty / scale) * m for f, m in zip(filled, missing, strict=True)]
-        inside = np.zeros(image.shape if holes[0].size else (0, 0), np.float32)
-        if holes[0].size:
-            inside[holes] = sizes[0]
-        error = (inside if inside.size else np.zeros(image.shape, np.float32), sizes[1], sizes[2])
-        uncertain = _positions(holes, sizes, image.shape)
+        doubt, ends, sides = (
+            abs(f) * np.float32(uncertainty / scale) * m for f, m in zip(filled, missing, strict=True)
+        )
+        inside = np.zeros((0, 0) if sparse else image.shape, np.float32)
+        if not sparse:
+            inside[holes] = doubt
+        error = (inside, ends, sides)
+        uncertain = _positions(holes, [doubt, ends, sides], image.shape)
     margins = tuple(np.float32(1 / scale) * f for f in filled[1:])
-    return Frame((image, *margins), variance, error, uncertain)
+    return Frame((image, *margins), variance, error, uncertain, (*holes, values, doubt))
 
 
 def _positions(holes: Any, sizes: list[np.ndarray], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

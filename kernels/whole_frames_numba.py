@@ -24,7 +24,8 @@ __all__ = ["WholeFrames", "padded_side"]
 
 f4 = np.float32
 NAMES = ("difference", "score", "score_corr", "flux", "flux_error")
-NOTHING, ALL_GOOD, NO_COLUMNS = np.zeros((0, 0), f4), np.zeros((0, 0), np.uint8), np.zeros((0, 0, 2, LANES), f4)
+NOTHING, NO_COLUMNS, NO_PLACES = np.zeros((0, 0), f4), np.zeros((0, 0, 2, LANES), f4), np.zeros(0, np.int64)
+NO_SOURCE = (NOTHING, NOTHING, NOTHING, f4(0), f4(0), NO_PLACES, NO_PLACES, np.zeros(0, f4))
 KEPT = 1 << 27
 """Bytes of work space that are kept for the next call: fresh memory costs as much as the transforms."""
 
@@ -77,21 +78,26 @@ def _trimmed(kernel: np.ndarray) -> np.ndarray:
     return kernel
 
 
-def _source(frame: Frame, which: str, bad: np.ndarray, scale: float) -> tuple[Any, ...]:
+def _source(frame: Frame, which: str, scale: float) -> tuple[Any, ...]:
     """Return what `forward_y` reads: the "image", "variance" or "error" of a frame, times `scale`."""
-    part = getattr(frame, which)
+    part, (y, x, values, doubt) = getattr(frame, which), frame.holes
     if part is None:
-        return (NOTHING, NOTHING, NOTHING, ALL_GOOD, f4(0))
-    if which == "variance" and not isinstance(part, np.ndarray):
-        return (NOTHING, NOTHING, NOTHING, bad, f4(part * scale))
-    parts = (part, NOTHING, NOTHING) if which == "variance" else part
-    return (*(np.ascontiguousarray(a, dtype=f4) for a in parts), ALL_GOOD, f4(scale))
+        return NO_SOURCE
+    if which == "variance":
+        values, level = np.zeros(len(y), f4), 0.0 if isinstance(part, np.ndarray) else part * scale
+        part = part if isinstance(part, np.ndarray) else NOTHING, NOTHING, NOTHING
+    else:
+        values, level = (values, 0.0) if which == "image" else (doubt, 0.0)
+    return (*(np.ascontiguousarray(a, dtype=f4) for a in part), f4(level), f4(scale), y, x, values)
 
 
-def _balance(frame: Frame, unit: float) -> float:
+def _balance(frame: Frame, bad: np.ndarray, unit: float) -> float:
     """Return a power of two that makes the variances as large as the image, so that neither drowns the other."""
-    image = abs(frame.image[0][::4]).max() / unit
-    variance = (frame.variance[::4].max() if isinstance(frame.variance, np.ndarray) else frame.variance) / unit**2
+    good = bad[::4] == 0 if bad.size else np.True_
+    image, variance = frame.image[0][::4], frame.variance
+    image = np.max(abs(image), where=good, initial=0) / unit
+    variance = np.max(variance[::4], where=good, initial=0) if isinstance(variance, np.ndarray) else variance
+    variance = variance / unit**2
     return float(2.0 ** np.round(np.log2(image / variance))) if image > 0 and variance > 0 else 1.0
 
 
@@ -178,7 +184,7 @@ class WholeFrames:
         p, wanted = job.problem, job.wanted
         self.difference, self.score = "difference" in wanted, bool(wanted - {"difference"})
         self.weigh = bool(wanted & {"score_corr", "flux"})
-        self.keep = p.n > 1 and len(p.reference) == len(job.invalid) == 1 and len(set(p.unit[1])) == 1
+        self.keep = p.n > 1 and len(p.reference) == len(job.flags) == 1 and len(set(p.unit[1])) == 1
         self.keep &= _count(p.variance_reference) == len(p.fill_profiles[1]) == 1
         reach = 2 * max(profiles.shape[1] for profiles in p.fill_profiles) - 1
         py, px = (padded_side(max(side, n + reach)) for side, n in zip(p.padded, p.shape, strict=True))
@@ -194,11 +200,10 @@ class WholeFrames:
         p, job = self.problem, self.job
         apart = "score_corr" in out and bool(p.errors[i].any())
         slots, count = self._slots()
-        frame, (reference, balance) = job.frame(i, 0), self.reference or self._prepare_reference(i)
-        errors = [f.error for f in (frame, reference)] if self.weigh else [None, None]
-        filled = any(e is not None for e in errors)
         if self.planes is None:  # with one for the errors of fills, not touched without
             self.planes = _Memory.take((count + 1, self.blocks, self.plan[1], 2, LANES))
+        frame, (reference, balance) = job.frame(i, 0, sparse=True), self.reference or self._prepare_reference(i)
+        filled = self.weigh and any(f.error is not None for f in (frame, reference))
         if filled:
             self._errors(i, frame, reference, count)
         self._forward(i, frame, reference, balance)
@@ -218,8 +223,8 @@ class WholeFrames:
         return np.array([0, 1, 2, 3, 0, score, count, 2]), count + int(self.apart)
 
     def _prepare_reference(self, i: int) -> tuple[Frame, float]:
-        frame = self.job.frame(i, 1)
-        return frame, _balance(frame, self.problem.unit[1][i]) if self.weigh else 1.0
+        frame = self.job.frame(i, 1, sparse=True)
+        return frame, _balance(frame, self.job.bad(i), self.problem.unit[1][i]) if self.weigh else 1.0
 
     def _run(self, task: Any, parts: int) -> None:
         """Share out task(k, bufs, window) for k from 0 to `parts` - 1."""
@@ -244,12 +249,11 @@ class WholeFrames:
 
     def _forward(self, i: int, frame: Frame, reference: Frame, balance: float) -> None:
         """Transform the images and their variances along y, and a reference that is kept along x as well."""
-        bad, nothing = self.job.bad(i), (NOTHING, NOTHING, NOTHING, ALL_GOOD, f4(0))
         units = [float(unit[i]) for unit in self.problem.unit]
-        images = [_source(f, "image", bad, 1 / u) for f, u in zip((frame, reference), units, strict=True)]
-        maps = [nothing, nothing]
+        images = [_source(f, "image", 1 / u) for f, u in zip((frame, reference), units, strict=True)]
+        maps = [NO_SOURCE, NO_SOURCE]
         if self.weigh:
-            maps = [_source(f, "variance", bad, balance / u**2) for f, u in zip((frame, reference), units, strict=True)]
+            maps = [_source(f, "variance", balance / u**2) for f, u in zip((frame, reference), units, strict=True)]
         elif not self.keep:
             self._forward_y(*images, 0, 1)
             return
@@ -257,7 +261,7 @@ class WholeFrames:
         if self.reference is None:
             self._forward_y(images[1], maps[1], 1, 3 if self.weigh else -1)
         if self.keep and self.reference is None:
-            self.reference = Frame((NOTHING,) * 3, 0.0, reference.error, reference.uncertain), balance
+            self.reference = reference, balance
             held = (1, 3) if self.weigh else (1,)
             self._run(
                 lambda k, bufs, _: forward_x(self.planes[held[k % len(held)]], k // len(held), bufs, self.plan),
@@ -314,7 +318,7 @@ class WholeFrames:
     def _errors(self, i: int, frame: Frame, reference: Frame, place: int) -> None:
         """Leave the largest error that filled pixels can bring into S in plane `place`, before the inverse along y."""
         pair = zip((frame, reference), self.problem.unit, strict=True)
-        self._forward_y(*(_source(f, "error", ALL_GOOD, 1 / unit[i]) for f, unit in pair), place, 0)
+        self._forward_y(*(_source(f, "error", 1 / unit[i]) for f, unit in pair), place, 0)
         kernels, one, two = self._small(i, "sizes"), self.planes[place], self.planes[0]
         self._run(lambda k, bufs, _: combine_errors(k, one, two, kernels, bufs, self.plan), self.blocks)
 

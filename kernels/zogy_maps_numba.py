@@ -23,6 +23,7 @@ from astrid_gpu.kernels.tiling_numba import Tiling, choose_halo, tiling
 from astrid_gpu.kernels.whole_frames_numba import WholeFrames
 
 from astrid_gpu.backends.threads import cpu_threads
+from astrid_gpu.flags import INVALID
 
 __all__ = ["zogy_maps"]
 
@@ -66,21 +67,32 @@ class _Subtraction:
     """One call: the problem, what was asked for, and the reference as far as it is ready."""
 
     problem: Any
-    invalid: np.ndarray
+    flags: np.ndarray
     wanted: set[str]
     held: tuple[Any, ...] = ()
     reference: tuple[Any, ...] = ()
     whole: WholeFrames | None = None
     spectra: tuple[Any, ...] = (None, None)
     ready: dict[int, Frame] = field(default_factory=dict)
+    invalid: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._looking = Lock()
 
     def bad(self, i: int) -> np.ndarray:
         """Return the invalid pixels of image i as uint8 (ny, nx), of no size where all are good."""
-        plane = self.invalid[i % len(self.invalid)]
-        return plane if plane.any() else np.zeros((0, 0), np.uint8)
+        i %= len(self.flags)
+        with self._looking:
+            if i not in self.invalid:
+                self.invalid = {
+                    k: plane for k, plane in self.invalid.items() if k == i - 1
+                }  # of this image and the next
+                plane = self.flags[i] & np.uint8(INVALID)
+                self.invalid[i] = plane if plane.any() else np.zeros((0, 0), np.uint8)
+            return self.invalid[i]
 
-    def frame(self, i: int, which: int) -> Frame:
-        """Return image i (which = 0) or its reference (1) ready for the tiles."""
+    def frame(self, i: int, which: int, *, sparse: bool = False) -> Frame:
+        """Return image i (which = 0) or its reference (1) ready for the tiles, or `sparse` for whole frames."""
         if which == 0 and i in self.ready:
             return self.ready.pop(i)
         p = self.problem
@@ -90,7 +102,8 @@ class _Subtraction:
             variance = np.ascontiguousarray(variance[i % len(variance)])
         profiles = p.fill_profiles[which]
         profile = profiles[i % len(profiles)]
-        return prepare(stack[i % len(stack)], variance, self.bad(i), 1 / p.unit[which][i], profile, p.fill_limits)
+        image, unit = stack[i % len(stack)], p.unit[which][i]
+        return prepare(image, variance, self.bad(i), 1 / unit, profile, p.fill_limits, sparse=sparse)
 
     def halo(self, i: int) -> int | None:
         """Return the halo that image i needs, None if none is wide enough."""
@@ -110,7 +123,7 @@ class _Subtraction:
         def step(k: int) -> None:
             if k == 0:
                 found[0] = self.halo(i)
-            elif i not in self.ready:
+            elif i not in self.ready and not self.bad(i).size:  # with holes it is a copy, which whole frames do without
                 self.ready[i] = self.frame(i, 0)
 
         share(step, 2)
@@ -144,7 +157,7 @@ class _Subtraction:
     def _reference_key(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Any, ...]:
         """Return what the spectra of the reference of image i depend on."""
         p = self.problem
-        planes = i % len(self.invalid), i % len(p.reference), i % _count(p.variance_reference)
+        planes = i % len(self.flags), i % len(p.reference), i % _count(p.variance_reference)
         return cut, p.unit[1][i], *planes, i % len(p.fill_profiles[1]), weigh.tobytes()
 
     def kernels(self, i: int, cut: Tiling, errors: bool) -> tuple[np.ndarray, float, float]:
@@ -245,7 +258,8 @@ def zogy_maps(problem: Any, flags: np.ndarray, wanted: set[str]) -> dict[str, np
     ----------
     problem : engine._problem.Problem
     flags : uint8 (1 or n, ny, nx), or None
-        Nonzero where a pixel is invalid: filled for the transforms, NaN in the maps. None: none is.
+        Bits of `PixelFlag`; where one of `INVALID` is set a pixel is filled for the transforms and NaN in the maps.
+        None: all are valid.
     wanted : subset of {"difference", "score", "score_corr", "flux"}
 
     Notes

@@ -142,17 +142,17 @@ def _missing_part(backend: Backend, bad: Any, profiles: np.ndarray) -> Any:
     return backend.xp.clip(part, 0, 1)
 
 
-def reach_flags(backend: Backend, flags: Any, radius: int, clean: bool = False) -> Any:
-    """Return flags with the NEAR_BAD and EDGE bits within `radius` pixels of invalid pixels and of the frame's edge.
+def reach_flags(backend: Backend, flags: Any, radius: int, clean: bool = False) -> None:
+    """Set the bits NEAR_BAD and EDGE within `radius` pixels of invalid pixels and of the frame's edge, in place.
 
     `clean` tells that no pixel is invalid.
     """
     xp = backend.xp
     invalid = None if clean else (flags & INVALID) != 0
-    flags = flags.copy()
     if invalid is not None and bool(invalid.any()):
-        near = _grow(backend, invalid, radius) & ~invalid
-        flags |= xp.where(near, xp.uint8(int(PixelFlag.NEAR_BAD)), xp.uint8(0))
+        near = _grow(backend, invalid, radius)
+        near &= ~invalid
+        flags |= near.view(xp.uint8) * xp.uint8(int(PixelFlag.NEAR_BAD))
     ny, nx = flags.shape[1:]
     edge = xp.uint8(int(PixelFlag.EDGE))
     top, left = min(radius, ny), min(radius, nx)
@@ -163,7 +163,6 @@ def reach_flags(backend: Backend, flags: Any, radius: int, clean: bool = False) 
         np.s_[:, :, max(nx - radius, left) :],
     ):
         flags[part] |= edge
-    return flags
 
 
 def _grow(backend: Backend, masks: Any, radius: int) -> Any:

@@ -144,22 +144,31 @@ def zogy(
 
 def _solve(problem: Problem, wanted: set[str]) -> tuple[dict[str, Any], Any]:
     """Return the maps (n, ny, nx) and the flags, by tiles or plans of its own if the backend has them."""
-    b, xp = problem.backend, problem.backend.xp
+    b = problem.backend
     finite = problem.finite
     flags = combine_masks(b, problem.science, problem.reference, problem.mask, finite)
     clean = problem.mask is None and all(finite)
     own = b.ops.get("zogy_maps")
-    maps = own(problem, None if clean else flags & INVALID, wanted) if own else None
+    maps = own(problem, None if clean else flags, wanted) if own else None
     if maps is None:
         maps = _whole_frames(problem, flags, wanted)
-    radii = problem.reach()
-    if len(set(radii)) > 1:  # each image by its own PSFs, whichever others are in the stack
-        planes = xp.broadcast_to(flags, (problem.n, *problem.shape))
-        return maps, xp.concatenate(
-            [reach_flags(b, planes[i : i + 1], radius, clean) for i, radius in enumerate(radii)]
-        )
-    flags = xp.broadcast_to(reach_flags(b, flags, radii[0], clean), (problem.n, *problem.shape))
-    return maps, xp.ascontiguousarray(flags)
+    return maps, _flags_of_all(problem, flags, clean)
+
+
+def _flags_of_all(problem: Problem, flags: Any, clean: bool) -> Any:
+    """Return the flags of every image with those of their surroundings; `flags` is written to.
+
+    Each image by its own PSFs, whichever others are in the stack; on the host one at a time, so that what a plane needs
+    in between does not grow with the stack.
+    """
+    b, n, radii = problem.backend, problem.n, problem.reach()
+    if len(set(radii)) == 1 and (b.is_gpu or len(flags) == 1):
+        reach_flags(b, flags, radii[0], clean)
+    else:
+        flags = flags if len(flags) == n else b.xp.repeat(flags, n, axis=0)
+        for i in range(n):
+            reach_flags(b, flags[i : i + 1], radii[i % len(radii)], clean)
+    return b.xp.ascontiguousarray(b.xp.broadcast_to(flags, (n, *problem.shape)))
 
 
 def _whole_frames(problem: Problem, flags: Any, wanted: set[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu.backends.numpy_ import NumpyBackend
+from astrid_gpu.ops.psf_stamps import moffat_stamp
 
 pytest.importorskip("numba")
 
@@ -187,3 +188,41 @@ def test_threads_change_nothing(rng, monkeypatch):
         maps.append(subtract(args, PSFS["noisy"], "numba"))
     for name in ("difference", "score", "score_corr", "flux", "flux_error"):
         np.testing.assert_array_equal(getattr(maps[0], name), getattr(maps[1], name))
+
+
+def test_memory_does_not_grow_with_the_stack(rng, monkeypatch):
+    """Above inputs and outputs less than 40 bytes a pixel of one image, masks and fills included."""
+    import gc
+    import tracemalloc
+
+    from astrid_gpu.kernels.whole_frames_numba import WholeFrames, _Memory
+
+    monkeypatch.setenv("ASTRID_GPU_THREADS", "2")
+    seen = []
+    original = WholeFrames.subtract
+    monkeypatch.setattr(WholeFrames, "subtract", lambda self, i, out: (seen.append(i), original(self, i, out))[1])
+    side, wide = 1800, moffat_stamp(14.0, 3.0, 61)
+    images = rng.normal(0, 5, (4, side, side)).astype(np.float32)
+    images[:, 500:540, 700:740] += 300  # under a hole: a fill that may be wrong
+    mask = rng.random((3, side, side)) < 0.003
+    mask[:, 515:525, 715:725] = True
+    variance = np.full((3, side, side), 25, np.float32)
+
+    def peak(n):
+        _Memory._spare.clear()
+        _Memory.idle.clear()
+        gc.collect()
+        tracemalloc.start()
+        diff = ag.zogy(
+            images[:n], images[3], wide, wide, 5.0, 5.0, variance_science=variance[:n], variance_reference=variance[0],
+            mask=mask[:n], astrometric_error=(0.05, 0.05), outputs=ALL, backend="numba",
+        )  # fmt: skip
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        maps = (diff.difference, diff.score, diff.score_corr, diff.flux, diff.flux_error, diff.mask)
+        return (most - sum(m.nbytes for m in maps)) / side**2
+
+    one, three = peak(1), peak(3)
+    assert seen == [0, 0, 1, 2]
+    assert one < 40
+    assert three < one + 2
