@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = (
     *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/concepts.md", "docs/how-to.md", "docs/comparison.md"),
     "docs/performance.md",
+    "docs/runs.md",
 )
 
 # A comment on the line above a block says why it is not run; readers of the rendered page do not see it.
