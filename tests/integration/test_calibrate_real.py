@@ -118,7 +118,7 @@ def test_a_saturated_star_that_fills_the_frame_leaves_no_psf(data_dir):
 
 def pair_ratio(science: Image, reference: Image, psfs=None):
     (n, _, stars_n), (r, _, stars_r) = prepared(science), prepared(reference)
-    first, second = psfs or measure_psf_pair(n, r, stars_n, stars_r)
+    first, second = psfs or [found.psf for found in measure_psf_pair(n, r, stars_n, stars_r)]
     return flux_ratio(n, r, first, second, stars_n, stars_r), (first, second)
 
 

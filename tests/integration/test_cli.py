@@ -84,8 +84,11 @@ def test_difference_fits_has_its_extensions_and_keywords(done):
         names = [hdu.name for hdu in hdus]
         assert {"DIFFERENCE", "SCORE", "SCORECORR", "FLUX", "FLUXERR", "MASK", "PSF"} <= set(names)
         header = hdus[0].header
-        for key in ("BETA", "SCSTD", "SIGN", "SIGR", "FD", "DX", "DY", "LIMMAG", "NMASK"):
+        for key in ("BETA", "SCSTD", "SIGN", "SIGR", "FD", "DX", "DY", "LIMMAG", "NMASK", "SCMEDRAW",
+                    "SCSTDRAW", "RENORM", "NOISEFAC", "PIXNOISE", "MAPERR", "OVERLAP"):  # fmt: skip
             assert key in header, key
+        assert header["RENORM"] == pytest.approx(header["SCSTDRAW"])
+        assert "RENMIN" not in header  # one number
         assert hdus["DIFFERENCE"].data.dtype.itemsize == 4
         assert hdus["PSF"].data.sum() == pytest.approx(1, abs=1e-4)
 
@@ -99,7 +102,8 @@ def test_json_is_the_only_thing_on_standard_output(files, tmp_path, capsys):
 
 @pytest.mark.parametrize("method", ["classic", "classic-fit"])
 def test_the_baselines_run_too(files, tmp_path, method):
-    assert main(["subtract", *map(str, files), "-o", str(tmp_path), "-q", "--method", method]) == 0
+    how = ["--method", method, "--kernel", "lanczos3", "--renormalise", "local", "--min-overlap", "0"]
+    assert main(["subtract", *map(str, files), "-o", str(tmp_path), "-q", *how]) == 0
     assert json.loads((tmp_path / "summary.json").read_text())["method"] == method
 
 
@@ -167,6 +171,9 @@ def test_a_bad_file_is_named_and_the_exit_code_is_1(tmp_path, capsys, name, word
         (["--threshold", "-1"], "threshold must be positive"),
         (["--size", "64"], "size must be an odd number"),
         (["--backend", "torch"], "no backend is called 'torch'"),
+        (["--kernel", "sinc"], "kernel must be one of 'spline5'"),
+        (["--min-overlap", "3"], "min_overlap must be a fraction from 0 to 1, got 3"),
+        (["--renormalise", "mad"], "renormalise must be one of 'global', 'local', 'none'"),
         (["--extractor", "hope"], "extractor must be one of"),
         (["--no-such-option"], "unrecognized arguments"),
     ],
