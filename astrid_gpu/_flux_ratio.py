@@ -67,13 +67,15 @@ class FluxRatio:
     model: FluxModel | None = None
 
     def moved_from(self, before: FluxRatio) -> FluxRatio:
-        """Return this ratio, measured on a reference that was moved, with the offsets found before it was."""
-        old = {k: v for k, v in before.step.values.items() if k in ("dy", "dx", "scatter_y", "scatter_x")}
+        """Return this ratio, measured on a reference that was moved, with all of the offset: what was and what is left.
+
+        The scatter is this one's: offsets of half a pixel and more are measured too coarsely to tell it.
+        """
+        dy, dx = before.dy + self.dy, before.dx + self.dx
         text = f"{self.step.text}; measured once more after the reference was moved"
-        values = {f"{k}_left": self.step.values.get(k) for k in ("dy", "dx")}
-        step = Step(self.step.stage, text, self.step.values | old | values)
-        offsets = {k: getattr(before, k) for k in ("dy", "dx", "scatter_y", "scatter_x", "places")}
-        return replace(self, step=step, **offsets)
+        values = {"dy": dy, "dx": dx, "dy_left": self.dy, "dx_left": self.dx}
+        step = Step(self.step.stage, text, self.step.values | values)
+        return replace(self, dy=dy, dx=dx, step=step, places=before.places)
 
 
 def flux_ratio(

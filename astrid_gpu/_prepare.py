@@ -147,9 +147,11 @@ class PairPreparer:
             reference = registered.reference
             if registered.moved > LARGE_SHIFT:
                 there = aligned.image.with_(data=reference)
-                ratio = flux_ratio(science, there, *psfs, stars[0], stars[1], *weights, psf_models=models).moved_from(
-                    ratio
-                )
+                again = flux_ratio(science, there, *psfs, stars[0], stars[1], *weights, psf_models=models)
+                ratio = again.moved_from(ratio)
+                if registered.field is None:
+                    registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
+                    reference = registered.reference
             beta = self.given.flux_ratio or ratio.beta
             level, found, how = residual_background(
                 science, reference, beta, *psfs, weights, aligned.footprint, self.config.box

@@ -106,6 +106,19 @@ def test_decam_has_only_the_cosmic_ray(data_dir, band, science, reference, known
     assert len(clean) == 0, clean
 
 
+def test_decam_stacks_find_the_source_that_their_authors_found(data_dir):
+    """Half a pixel apart: what a second look at the moved reference finds left is removed, and its scatter counts.
+
+    The authors' own difference has the source in the middle at 24 sigma of an aperture.
+    """
+    folder = data_dir / "pairs/decam_sfft_mini/4check"
+    diff = ag.subtract(folder / "Stack-DEC-OBS18.fits", folder / "Stack-DEC-OBS04.fits")
+    source, distance = nearest(ag.detect(diff), 128.3, 127.4)
+    assert distance < 1
+    assert source["score"] < -10
+    assert max(diff.metrics["astrometric_error_y"], diff.metrics["astrometric_error_x"]) < 0.2
+
+
 def test_the_saturated_star_is_masked_and_not_detected(data_dir):
     folder = data_dir / "pairs/decam_testcase6"
     diff = ag.subtract(decam(folder, "g", "181214_050844", "S9"), decam(folder, "g", "181104_072440", "S4"))
