@@ -7,20 +7,25 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from astrid_gpu.backends import available_backends, get_backend
+from astrid_gpu.backends import Backend, available_backends, get_backend
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
-__all__ = ["both", "host_op"]
+__all__ = ["both", "host_backend", "host_op"]
 
 
 def host_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
     """Return the fused operation of this name on the CPU, or its reference where there is none."""
+    return host_backend().ops.get(name) or reference
+
+
+def host_backend() -> Backend:
+    """Return the backend that "auto" stands for among those of the CPU."""
     backend = get_backend("auto")
     if backend.is_gpu:
         backend = get_backend("numba" if "numba" in available_backends() else "numpy")
-    return backend.ops.get(name) or reference
+    return backend
 
 
 def both(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from astrid_gpu._defects import REACH, Slopes, cardinal, fill, fill_error, lookup, offsets, spoilt_bits, touched
-from astrid_gpu._host_ops import host_op
+from astrid_gpu._host_ops import host_backend, host_op
 from astrid_gpu._noise import median_of
 from astrid_gpu._pixel_map import Coordinates
 from astrid_gpu.backends import Backend, get_backend
@@ -180,7 +180,7 @@ def warp_stamp(stamp: np.ndarray, jacobian: np.ndarray, *, kernel: str = "spline
     padded = np.pad(np.asarray(stamp, float), 8)
     yy, yx, xy, xx = (np.full(y.shape, value) for value in jacobian.ravel())
     slopes = (yy, yx, xy, xx)
-    read, name = _reader("auto"), KERNELS[kernel]
+    read, name = _reader(host_backend()), KERNELS[kernel]  # a stamp is not worth the way to a device
     splits = _splits(np.array([abs(np.linalg.det(jacobian))]), name)
     if name not in ("bilinear", "nearest"):
         out = np.nan_to_num(read(padded, (y + 8, x + 8), slopes, "quintic", splits))

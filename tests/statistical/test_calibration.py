@@ -110,3 +110,30 @@ def test_small_frames_and_empty_ones(rng):
     assert metrics["renormalise_factor"] != 1.0
     with pytest.raises(InputError, match="no pixel of the difference is usable"):
         calibrated(np.full((50, 50), np.nan, np.float32), "local")
+
+
+def test_subtract_with_a_variance_that_is_wrong_from_place_to_place(rng):
+    """Noise that the variance does not know of, 30 % more on one side: the map finds it, fluxes stay, errors follow."""
+    import astrid_gpu as ag
+    from astrid_gpu.image import PSF, Image
+    from tests.unit.align_fields import scene
+
+    shape = (560, 560)
+    truth = 1 + 0.3 / (1 + np.exp(-(np.arange(shape[1]) - 280) / 60))
+    psf = PSF(scene((25, 25), 12, 12, 1.0, sigma=1.3), fwhm=3.06)
+    images = [
+        Image(rng.normal(0, 5, shape) * truth, variance=np.full(shape, 25.0), psf=psf, name=name) for name in ("N", "R")
+    ]
+    known = {"align": "none", "background": False, "flux_ratio": 1.0, "astrometric_error": (0.0, 0.0)}
+    even, flat = (ag.subtract(*images, **known, renormalise=mode) for mode in ("local", "global"))
+    sides = np.s_[20:-20, 20:140], np.s_[20:-20, -140:-20]
+    # 520 x 120 pixels: sqrt(A / n) = 1.1 %; the map's boxes are good to 3 % each and 24 lie on a side.
+    for side in sides:
+        assert width(even.score_corr[side]) == pytest.approx(1.0, abs=0.04)
+    assert width(flat.score_corr[sides[1]]) / width(flat.score_corr[sides[0]]) > 1.15
+    np.testing.assert_array_equal(even.flux, flat.flux)
+    assert np.median(even.flux_error[sides[1]]) / np.median(even.flux_error[sides[0]]) == pytest.approx(1.29, abs=0.08)
+    header = even.to_hdulist()[0].header
+    assert header["RENMIN"] < header["RENORM"] < header["RENMAX"]
+    assert header["SCSTDRAW"] == pytest.approx(flat.metrics["score_corr_std_raw"])
+    assert header["SCSTD"] == pytest.approx(1.0, abs=0.02)
