@@ -42,6 +42,7 @@ _PUBLIC = {
     "subtract_stack": "astrid_gpu.subtract_stack",
     "write_dataset": "astrid_gpu.dataset",
     "zogy": "astrid_gpu.engine.zogy",
+    "zogy_stream": "astrid_gpu.engine.stream",
 }
 _SUBPACKAGES = ("acquire", "backends", "errors", "flags", "simulate")
 

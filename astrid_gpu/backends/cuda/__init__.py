@@ -20,6 +20,7 @@ _OPS = {
     "zogy_spectra": "zogy",
     "zogy_finish": "zogy",
     "zogy_maps": "zogy_maps",
+    "subtraction_stream": "stream",
     "extremes": "extremes",
     "fill_masked": "fill",
     "mesh_statistics": "background",

@@ -22,10 +22,11 @@ from astrid_gpu.backends.cuda.context import NULL, Context, blocks_for
 from astrid_gpu.backends.cuda.maps_job import Job, Side, job_of, mix_table
 from astrid_gpu.backends.cuda.maps_runner import PeakList, Runner
 from astrid_gpu.backends.cuda.zogy_maps import TAIL, default_chunk, prepare, spec_of
+from astrid_gpu.backends.exposures import Exposure, Found
 from astrid_gpu.errors import DeviceMemoryError, InputError, ShapeMismatchError
 from astrid_gpu.flags import PixelFlag
 
-__all__ = ["Exposure", "Found", "SubtractionStream"]
+__all__ = ["Exposure", "Found", "SubtractionStream", "subtraction_stream"]
 
 _log = logging.getLogger("astrid_gpu")
 _SHORT, _INT = ("decode_short", np.uint16), ("decode_int", np.uint32)
@@ -33,61 +34,6 @@ _KERNELS: dict[str, tuple[str, Any]] = {"int16": _SHORT, "uint16": _SHORT, "int3
 _FLOOR = 1e-12  # ops.zogy.DEN_FLOOR
 _THREADS = 8  # that fill pinned memory
 _WORTH_THREADS = 1 << 21  # bytes
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """A science image as it lies in its file.
-
-    Attributes
-    ----------
-    pixels : int16, uint16 or int32 array (ny, nx), of either byte order
-    scale, zero : float
-        BSCALE and BZERO: flux = zero + scale * pixels. The level of the sky is taken off `zero`.
-    sigma : float
-        Background standard deviation, in units of flux.
-    flux : float
-        F_n.
-    per_count : float
-        Variance that a unit of flux adds (1 / gain); 0: sigma^2 everywhere.
-    blank : int, optional
-        Value of pixels without data.
-    """
-
-    pixels: np.ndarray
-    scale: float = 1.0
-    zero: float = 0.0
-    sigma: float = 1.0
-    flux: float = 1.0
-    per_count: float = 0.0
-    blank: int | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """Peaks of one exposure's S_corr, brightest first.
-
-    Attributes
-    ----------
-    number : int
-        Of the exposure, from 0.
-    y, x : int64 arrays (m,)
-    score_corr : float64 array (m,)
-    tied : bool array (m,)
-        Whether a neighbour has the same value.
-    stamps : float32 array (m, 3, side, side) or None
-        Science, reference and difference round each peak, NaN beyond the image and where there was no room.
-    truncated : bool
-        The batch had more peaks than there was room for; which ones are missing is not determined.
-    """
-
-    number: int
-    y: np.ndarray
-    x: np.ndarray
-    score_corr: np.ndarray
-    tied: np.ndarray
-    stamps: np.ndarray | None
-    truncated: bool
 
 
 @dataclass
@@ -391,3 +337,8 @@ class SubtractionStream:
         if worst > 10 * TAIL and not self._warned:
             self._warned = True
             _log.warning("the score kernels of exposures from %d on reach beyond their grid (%.1e)", slot.first, worst)
+
+
+def subtraction_stream(ctx: Context, problem: Any, flags: Any, **options: Any) -> SubtractionStream:
+    """Return the `SubtractionStream` of a problem: what `engine.stream` looks for in a backend's table."""
+    return SubtractionStream(ctx, problem, flags, **options)
