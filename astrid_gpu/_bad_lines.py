@@ -55,23 +55,28 @@ def _of_columns(data: np.ndarray, bad: np.ndarray) -> list[tuple[int, int, int]]
     for rows in np.array_split(np.arange(ny), _SEGMENTS if ny >= 2 * _SHORTEST else 1):
         step = max(1, len(rows) // _SAMPLE)
         part = slice(rows[0] + step // 2, rows[-1] + 1, step)
-        odd = _odd(_medians(data[part], bad[part]))
+        odd = _odd(*_medians(data[part], bad[part]))
         found.extend((number, int(rows[0]), int(rows[-1])) for number in odd)
     return found
 
 
-def _medians(part: np.ndarray, bad: np.ndarray) -> np.ndarray:
-    """Return the median of the good pixels of each column, NaN where fewer than half are good."""
+def _medians(part: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return median and its error of the good pixels of each column, NaN where fewer than half are good."""
     held = np.ascontiguousarray(np.where(bad, part.dtype.type(np.nan) if part.dtype.kind == "f" else 0, part).T)
     held.sort(axis=1)  # NaN last
     good = len(part) - np.count_nonzero(np.isnan(held), axis=1)
-    lines, middle = np.arange(len(held)), np.maximum(good, 1)
-    medians = 0.5 * (held[lines, (middle - 1) // 2].astype(np.float64) + held[lines, middle // 2])
-    return np.where(2 * good >= len(part), medians, np.nan)
+    lines, n = np.arange(len(held)), np.maximum(good, 1)
+    low, below, above, high = (
+        held[lines, place].astype(np.float64)
+        for place in ((0.15865 * (n - 1)).astype(int), (n - 1) // 2, n // 2, (0.84135 * (n - 1)).astype(int))
+    )
+    error = 1.2533 * 0.5 * (high - low) / np.sqrt(n)
+    enough = 2 * good >= len(part)
+    return np.where(enough, 0.5 * (below + above), np.nan), np.where(enough, error, np.nan)
 
 
-def _odd(medians: np.ndarray) -> list[int]:
-    """Return the numbers of single lines and pairs that stand out sharply."""
+def _odd(medians: np.ndarray, errors: np.ndarray) -> list[int]:
+    """Return the numbers of single lines and pairs that stand out sharply, from their like and from their own noise."""
     from scipy.ndimage import median_filter
 
     known = np.isfinite(medians)
@@ -82,8 +87,10 @@ def _odd(medians: np.ndarray) -> list[int]:
     scatter = MAD_TO_SIGMA * float(np.median(np.abs(off[known])))
     if not scatter > 0:
         return []
+    # What lies along a line, a star's profile say, widens its values: it must be off by more than that leaves open.
+    noise = np.maximum(np.where(known, errors, np.inf), scatter)
     size = np.abs(off)
-    beyond = np.pad(size > _SIGMAS * scatter, 1)
+    beyond = np.pad(size > _SIGMAS * noise, 1)
     first = np.flatnonzero(beyond[1:-1] & ~beyond[:-2])
     last = np.flatnonzero(beyond[1:-1] & ~beyond[2:])
     out: list[int] = []

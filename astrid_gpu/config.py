@@ -46,6 +46,8 @@ class SubtractConfig:
         difference is flagged SHARP), by astroscrappy where it is installed, or by astroscrappy or not at all.
     bad_lines : bool
         Find and mask bad columns and rows.
+    trails : bool
+        Look for the trails of satellites in the result and flag them.
     psf_size : int or None
         Odd side of measured PSF stamps; None takes about 8 FWHM.
     psf_order : {"auto", 0, 1, 2, 3}
@@ -80,6 +82,7 @@ class SubtractConfig:
     box: int | None = None
     cosmic_rays: str = "none"
     bad_lines: bool = True
+    trails: bool = True
     psf_size: int | None = None
     psf_order: int | str = "auto"
     flux_order: int | str = "auto"

@@ -10,6 +10,7 @@ import numpy as np
 from astrid_gpu._calibration import calibrate_score, part_of
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
 from astrid_gpu._tiled import plan_tiles, subtract_tiles
+from astrid_gpu._trails import flag_trails
 from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
 from astrid_gpu.engine.classic import classic
@@ -221,9 +222,11 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         static = _static_sources(pair) if settings.renormalise == "local" else None
         calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
         steps = [*pair.steps, *calibrated]
+    with timed(pair.metrics["profile"], "trails"):
+        steps += flag_trails(maps, psf, pair.metrics, look=settings.trails)
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     profile = pair.metrics["profile"]
-    profile |= {"subtraction": seconds, "calibration": profile.pop("calibration")}
+    profile |= {"subtraction": seconds, **{stage: profile.pop(stage) for stage in ("calibration", "trails")}}
     diff = Difference(
         **maps,
         psf=psf,
