@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from astrid_gpu import _scipy_resample
 from astrid_gpu._defects import REACH, Slopes, cardinal, fill, fill_error, lookup, offsets, spoilt_bits, touched
 from astrid_gpu._host_ops import host_backend, host_op
 from astrid_gpu._noise import median_of
@@ -222,8 +223,11 @@ def _reader(backend: str | Backend) -> _Read:
     NaN outside of the image's pixels.
     """
     chosen = get_backend(backend)
-    read = chosen.ops.get("resample") or partial(resample_ops.resample, xp=chosen.xp)
-    coefficients = chosen.ops.get("spline_coefficients") or partial(resample_ops.spline_coefficients, xp=chosen.xp)
+    read, coefficients = (chosen.ops.get(name) for name in ("resample", "spline_coefficients"))
+    if read is None and chosen.xp is np:
+        read, coefficients = _scipy_resample.resample, _scipy_resample.spline_coefficients
+    read = read or partial(resample_ops.resample, xp=chosen.xp)
+    coefficients = coefficients or partial(resample_ops.spline_coefficients, xp=chosen.xp)
 
     def mean(image: np.ndarray, maps: Coordinates, slopes: Slopes | None, name: str, splits: int) -> np.ndarray:
         stack = chosen.asarray(image[None])

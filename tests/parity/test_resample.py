@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from astrid_gpu import _scipy_resample
 from astrid_gpu.backends import get_backend
 from astrid_gpu.engine.resample import resample
 from astrid_gpu.errors import InputError, ShapeMismatchError
@@ -45,10 +46,11 @@ def test_lanczos_is_the_windowed_sinc_of_sum_one():
     assert taps[2] / taps[-1] == pytest.approx(raw[2] / raw[-1])
 
 
+@pytest.mark.parametrize("fused", [OPS["resample"], _scipy_resample.resample], ids=["numba", "scipy"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kernel", list(ops.KERNELS))
-def test_fused_equals_reference(rng, kernel, shape, dtype):
+def test_fused_equals_reference(rng, kernel, shape, dtype, fused):
     images = rng.normal(size=(2, *shape)).astype(dtype)
     y, x = places(rng, shape)
     bad = rng.random(images.shape) < 0.02
@@ -56,22 +58,27 @@ def test_fused_equals_reference(rng, kernel, shape, dtype):
     tolerance = 2e-5 if dtype == np.float32 else 1e-10
     for mask in (None, bad):
         for beyond in (0.5, 1.5):
-            got = OPS["resample"](images, y, x, kernel, mask, beyond)
+            got = fused(images, y, x, kernel, mask, beyond)
             wanted = ops.resample(images.astype(float), y, x, kernel, mask, beyond)
             assert got.dtype == dtype
             np.testing.assert_allclose(got, wanted, atol=tolerance)
 
 
+@pytest.mark.parametrize(
+    ("fused", "read"),
+    [(OPS["spline_coefficients"], OPS["resample"]), (_scipy_resample.spline_coefficients, _scipy_resample.resample)],
+    ids=["numba", "scipy"],
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("degree", [3, 5])
-def test_fused_coefficients(rng, degree, dtype):
+def test_fused_coefficients(rng, degree, dtype, fused, read):
     images = rng.normal(size=(2, 33, 70)).astype(dtype)
-    got = OPS["spline_coefficients"](images, degree)
+    got = fused(images, degree)
     wanted = ops.spline_coefficients(images.astype(float), degree)
     np.testing.assert_allclose(got, wanted, atol=1e-4 if dtype == np.float32 else 1e-11)
     y, x = places(rng, (33, 70))
-    ready = OPS["resample"](got, y, x, "quintic" if degree == 5 else "cubic", None, 0.5, True)
-    np.testing.assert_array_equal(ready, OPS["resample"](images, y, x, "quintic" if degree == 5 else "cubic"))
+    ready = read(got, y, x, "quintic" if degree == 5 else "cubic", None, 0.5, True)
+    np.testing.assert_array_equal(ready, read(images, y, x, "quintic" if degree == 5 else "cubic"))
 
 
 def test_fused_areas(rng):
