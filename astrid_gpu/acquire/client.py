@@ -6,17 +6,19 @@ everything below holds for them too, and proxies and certificates are those that
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from astrid_gpu.acquire.content import check_bytes, words_of
 from astrid_gpu.acquire.limits import Clock, Policy, RateLimiter, backoff_seconds, retry_after_seconds
 from astrid_gpu.acquire.secrets import redact
-from astrid_gpu.acquire.wire import Fault, failure, network_words, read_body
+from astrid_gpu.acquire.wire import Fault, Stopped, decoded, failure, network_words, read_blocks, read_body
 
 __all__ = ["Client", "default_client"]
 
@@ -45,6 +47,28 @@ class Client:
         self.clock = clock or Clock()
         self.limiter = RateLimiter(self.policy.per_second, self.clock)
         self._local = threading.local()
+        self._stop: threading.Event | None = None
+
+    def until(self, stop: threading.Event) -> Client:
+        """Return this client, its rate limit and connections shared; its waits end in `Stopped` once `stop` is set."""
+        other = copy.copy(self)
+        other._stop = stop
+        return other
+
+    def nap(self, seconds: float) -> None:
+        """Sleep.
+
+        Raises
+        ------
+        Stopped
+            The client was told to end.
+        """
+        if seconds > 0 and self._stop is not None and self.clock.sleep is time.sleep:
+            self._stop.wait(seconds)
+        elif seconds > 0:
+            self.clock.sleep(seconds)
+        if self._stop is not None and self._stop.is_set():
+            raise Stopped
 
     def get(self, url: str, *, wanted: str = "any", service: str = "", **options: Any) -> bytes:
         """Return the body of an answer, held in memory.
@@ -92,14 +116,16 @@ class Client:
         return self.patiently(attempt, url, service)
 
     @contextmanager
-    def open(self, method: str, url: str, *, service: str = "", **options: Any) -> Iterator[Any]:
+    def open(
+        self, method: str, url: str, *, service: str = "", accept: tuple[int, ...] = (), **options: Any
+    ) -> Iterator[Any]:
         """Give one streamed answer, its turn at the host waited for; a refusal is a `Fault` or an error.
 
-        A status of 304 or 416 is handed on to the caller, who asked for it.
+        A status in `accept` is handed on to the caller, who asked for it.
         """
         import requests
 
-        self.limiter.wait(_host(url))
+        self.nap(self.limiter.turn(_host(url)))
         options.setdefault("timeout", (self.policy.connect_timeout, self.policy.read_timeout))
         if options["timeout"] is None:
             options["timeout"] = (self.policy.connect_timeout, self.policy.read_timeout)
@@ -111,7 +137,7 @@ class Client:
         except (requests.RequestException, ValueError) as error:
             raise failure(url, f"cannot be asked: {error}", service=service) from None
         with answer:
-            if answer.status_code >= 400 and answer.status_code != 416:
+            if answer.status_code >= 400 and answer.status_code not in accept:
                 self._refused(answer, service)
             yield answer
 
@@ -138,7 +164,7 @@ class Client:
                 _log.info("%s: %s; again in %.1f s", redact(url), fault.reason, wait)
                 if fault.wait is not None:
                     self.limiter.hold(_host(url), wait)
-                self.clock.sleep(wait)
+                self.nap(wait)
 
     def session(self, service: str = "") -> Any:
         """Return a `requests.Session` whose every request goes through this client: for astroquery and pyvo."""
@@ -150,24 +176,24 @@ class Client:
         """Return this thread's own connections."""
         session = getattr(self._local, "session", None)
         if session is None:
-            import requests
-
             from astrid_gpu import __version__
+            from astrid_gpu.acquire.sessions import own_session
 
-            session = requests.Session()
+            session = own_session()
             session.headers["User-Agent"] = f"astrid-gpu/{__version__} {session.headers['User-Agent']}"
             session.headers["Accept-Encoding"] = "identity"  # lengths and ranges are then those of the file
-            session.auth = _no_netrc
             self._local.session = session
         return session
 
     def _refused(self, answer: Any, service: str) -> None:
         """Raise about a status of 400 and above: a `Fault` if another attempt may help."""
-        status, reason = answer.status_code, ""
-        try:
-            reason = words_of(answer.raw.read(20_000, decode_content=True) or b"")
-        except Exception:
-            reason = "(its explanation could not be read)"
+        status, body = answer.status_code, b""
+        with suppress(Fault):  # an explanation that breaks off is better than none
+            for block in read_blocks(answer, self.policy, self.clock):
+                body += block
+                if len(body) > 20_000:
+                    break
+        reason = words_of(decoded(answer, body, 1 << 20) or body) if body else ""
         said = f"HTTP {status} {answer.reason or ''}".strip() + (f": {reason}" if reason else "")
         if status in _AGAIN:
             raise Fault(said, status=status, wait=retry_after_seconds(answer.headers, self.clock))
@@ -182,11 +208,6 @@ def _host(url: str) -> str:
         return urlsplit(url).netloc
     except ValueError as error:
         raise failure(url, f"is no address: {error}") from None
-
-
-def _no_netrc(request: Any) -> Any:
-    """Leave a request as it is. Being there, it keeps requests from sending what ~/.netrc holds."""
-    return request
 
 
 _default: list[Client] = []

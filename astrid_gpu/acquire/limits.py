@@ -74,14 +74,13 @@ class RateLimiter:
     _free: dict[str, float] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def wait(self, host: str) -> None:
-        """Sleep until this thread's turn at `host`."""
+    def turn(self, host: str) -> float:
+        """Take the next turn at `host`; return the seconds until then."""
         with self._lock:
             now = self.clock.now()
             turn = max(now, self._free.get(host, now))
             self._free[host] = turn + 1.0 / self.per_second
-        if turn > now:
-            self.clock.sleep(turn - now)
+            return turn - now
 
     def hold(self, host: str, seconds: float) -> None:
         """Let nobody ask `host` for `seconds`."""

@@ -10,7 +10,30 @@ from typing import Any
 from astrid_gpu.acquire.wire import failure
 from astrid_gpu.errors import AstridGpuError
 
-__all__ = ["asking", "guarded_session"]
+__all__ = ["asking", "guarded_session", "own_session"]
+
+
+def own_session() -> Any:
+    """Return a `requests.Session` that sends no credentials but those it is given: ~/.netrc is not read.
+
+    Proxies and certificates come from the environment as usual. An Authorization header is dropped where a service
+    sends a request on to another host.
+    """
+    import requests
+
+    class OwnSession(requests.Session):
+        def rebuild_auth(self, prepared_request: Any, response: Any) -> None:
+            if self.should_strip_auth(response.request.url, prepared_request.url):
+                prepared_request.headers.pop("Authorization", None)
+
+    session = OwnSession()
+    session.auth = _as_it_is  # being there, it keeps requests from looking for others
+    return session
+
+
+def _as_it_is(request: Any) -> Any:
+    """Leave a request as it is."""
+    return request
 
 
 def guarded_session(client: Any, service: str = "") -> Any:

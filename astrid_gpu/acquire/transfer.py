@@ -31,7 +31,7 @@ from astrid_gpu.acquire.items import (
     what_is_wrong,
 )
 from astrid_gpu.acquire.progress import Progress, ProgressCallback
-from astrid_gpu.acquire.wire import Fault, failure, read_blocks
+from astrid_gpu.acquire.wire import Fault, Stopped, failure, read_blocks
 from astrid_gpu.errors import AcquisitionError
 from astrid_gpu.io import atomic_path
 
@@ -92,13 +92,12 @@ def download_all(
     list
         For each item, in order, its path or the error that it met.
     """
-    client = client or default_client()
-
     stop = threading.Event()
+    client = (client or default_client()).until(stop)
 
     def tell(state: Progress) -> None:
         if stop.is_set():
-            raise _Stopped
+            raise Stopped
         if progress:
             progress(state)
 
@@ -117,10 +116,6 @@ def download_all(
     finally:  # also at Ctrl-C: what runs ends within a moment, its bytes stay for the next time
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _Stopped(Exception):  # noqa: N818
-    """The user wants no more."""
 
 
 def _fetch(item: Item, entry: Entry, client: Client, tell: ProgressCallback) -> None:
@@ -172,7 +167,7 @@ def _transfer(item: Item, entry: Entry, client: Client, tell: ProgressCallback) 
     if have and validator:
         headers["If-Range"] = validator
     options: dict[str, Any] = {"headers": headers} | ({"auth": item.auth} if item.auth else {})
-    with client.open("GET", item.url, service=item.service, **options) as answer:
+    with client.open("GET", item.url, service=item.service, accept=(416,), **options) as answer:
         if answer.status_code == 416:
             entry.remove(entry.part)
             msg = "HTTP 416: the server has no such range; from the start"

@@ -10,7 +10,7 @@ from astrid_gpu.acquire.limits import Clock, Policy
 from astrid_gpu.acquire.secrets import redact
 from astrid_gpu.errors import AcquisitionError
 
-__all__ = ["Fault", "failure", "network_words", "read_blocks", "read_body"]
+__all__ = ["Fault", "Stopped", "decoded", "failure", "network_words", "read_blocks", "read_body"]
 
 _BLOCK = 1 << 16
 
@@ -27,6 +27,10 @@ class Fault(Exception):  # noqa: N818  (an attempt that failed is no error yet)
     ) -> None:
         super().__init__(reason)
         self.reason, self.status, self.wait, self.progressed = reason, status, wait, progressed
+
+
+class Stopped(Exception):  # noqa: N818
+    """The user wants no more."""
 
 
 def failure(url: str, reason: object, *, service: str = "", status: int | None = None) -> AcquisitionError:
@@ -96,14 +100,21 @@ def read_body(answer: Any, policy: Policy, clock: Clock, service: str) -> None:
     if promised.isdigit() and int(promised) > total:
         msg = f"the answer broke off: {total} of {promised} bytes came"
         raise Fault(msg)
-    body = b"".join(blocks)
-    encoding = answer.headers.get("Content-Encoding", "").lower()
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        import zlib
-
-        try:
-            body = zlib.decompressobj(47 if "gzip" in encoding else 15).decompress(body, policy.largest_answer)
-        except zlib.error as error:
-            msg = f"the answer cannot be unpacked ({error})"
-            raise failure(answer.url, msg, service=service) from None
+    body = decoded(answer, b"".join(blocks), policy.largest_answer)
+    if body is None:
+        msg = "the answer cannot be unpacked"
+        raise failure(answer.url, msg, service=service)
     answer._content, answer._content_consumed = body, True
+
+
+def decoded(answer: Any, body: bytes, largest: int) -> bytes | None:
+    """Return a body without its Content-Encoding, as far as it came; None if it is damaged."""
+    encoding = answer.headers.get("Content-Encoding", "").lower()
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        return body
+    import zlib
+
+    try:
+        return zlib.decompressobj(47 if "gzip" in encoding else 15).decompress(body, largest)
+    except zlib.error:
+        return None

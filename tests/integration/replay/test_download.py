@@ -377,3 +377,61 @@ def test_secrets_are_in_no_error_log_or_cache(replay, client, tmp_path, cache, m
         assert "mine" not in text
     assert "size=3" in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_authorization_is_dropped_at_another_host_and_netrc_is_not_read(
+    replay, client, tmp_path, monkeypatch, fits_bytes
+):
+    """A service that sends on to a store with a signed address: neither token nor signature gets about."""
+    from astrid_gpu.acquire.secrets import authorization
+
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine localhost login me password mine\nmachine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("SOME_TOKEN", "hushhush-4711")
+    elsewhere = replay.url.replace("127.0.0.1", "localhost") + "/store.fits?X-Amz-Signature=abcdef0123"
+    replay.add("/a.fits", Answer(status=302, headers={"Location": elsewhere}))
+    replay.add("/store.fits", fits_bytes, Answer(b"Expired", status=403))
+    fetch(replay, client, tmp_path, auth=authorization("SOME_TOKEN"))
+    assert replay.requests[0].headers["Authorization"] == "Bearer hushhush-4711"
+    assert "Authorization" not in replay.requests[1].headers
+    with pytest.raises(AcquisitionError, match="Expired") as caught:
+        download(Item(f"{replay.url}/a.fits", tmp_path / "b.fits"), client=client, refresh=True)
+    assert "abcdef0123" not in str(caught.value)
+    assert "Authorization" not in replay.requests[2].headers
+
+
+def test_error_page_that_drips_is_cut_off(replay, client, clock, tmp_path):
+    """An explanation that comes a byte in ten seconds is not waited for to its end."""
+    replay.add("/a.fits", Answer(b"x" * 5000, status=404, drip=lambda: clock.advance_and_show(10.0)))
+    assert "404" in refused(replay, client, tmp_path)
+    assert clock.now() < 1000 + 120
+
+
+def test_interrupt_ends_downloads_at_once_and_keeps_their_bytes(replay, cache, tmp_path, fits_bytes):
+    """Ctrl-C while one file drips and another waits out a Retry-After of a minute."""
+    import signal
+    import threading
+    import time
+
+    from astrid_gpu.acquire import Client
+
+    quiet = threading.Event()
+    replay.add("/a.fits", Answer(fits_bytes, drip=lambda: quiet.wait(0.01)))
+    replay.add("/b.fits", Answer(status=429, headers={"Retry-After": "60"}))
+    items = [Item(f"{replay.url}/{name}.fits", tmp_path / f"{name}.fits") for name in "ab"]
+    seen = threading.Event()
+
+    def interrupt(progress):
+        if progress.received > 0 and not seen.is_set():
+            seen.set()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        download_all(items, client=Client(), progress=interrupt)
+    assert time.monotonic() - began < 20
+    quiet.set()
+    assert not list(tmp_path.glob("*.fits"))
+    (part,) = parts(cache)
+    assert part.stat().st_size > 0
