@@ -10,7 +10,7 @@ import numpy as np
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import FitsError, InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
-from astrid_gpu.io import read_psf
+from astrid_gpu.io import read_psf_model
 from astrid_gpu.psf import MeasuredPsf, measure_one, measure_psf_pair
 from astrid_gpu.results import Step
 
@@ -116,16 +116,8 @@ def read_given(given: Given, shape: tuple[int, int]) -> Given:
 
 def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF | PSFModel:
     """Read a PSF, constant or varying; errors say whose it is."""
-    if isinstance(spec, PSFModel):
-        if spec.shape not in (None, shape):
-            msg = (
-                f"{name}: the model belongs to an image of {spec.shape}, this one has {shape}; give the model of this "
-                "image, or model.at(y, x) for the PSF at one place"
-            )
-            raise PsfError(msg)
-        return spec
     try:
-        return read_psf(spec, shape=shape)
+        return read_psf_model(spec, shape=shape)
     except (FitsError, PsfError) as exc:
         msg = f"{name}: {exc}"
         raise type(exc)(msg) from exc

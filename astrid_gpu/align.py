@@ -9,6 +9,7 @@ import numpy as np
 
 from astrid_gpu._host_ops import both
 from astrid_gpu._pixel_map import Coordinates, GridMap, PixelMap
+from astrid_gpu._psf_warp import shift_psf, warp_psf
 from astrid_gpu._register import Options, Registration, Target, by_sky, by_stars, stars_of
 from astrid_gpu._sky_map import SkyMap, check_wcs, describe_footprint
 from astrid_gpu._star_match import MODELS
@@ -393,7 +394,8 @@ def _shifted(
         return image, np.ones(target.shape, bool), Step("alignment", text, values)
     warped = shift_image(_planes(image), target.shape, shift)
     text = f"{image.name} moved by whole pixels, y {-shift[0]:+d}, x {-shift[1]:+d}: not interpolated{left}"
-    moved = image.with_(data=warped.data, variance=warped.variance, mask=warped.mask)
+    psf = shift_psf(image.psf, target.shape, shift)
+    moved = image.with_(data=warped.data, variance=warped.variance, mask=warped.mask, psf=psf)
     return moved, warped.footprint, Step("alignment", text, values)
 
 
@@ -411,8 +413,8 @@ def _resampled(image: Image, grid: GridMap, matrix: np.ndarray, options: Options
         psf = replace(psf, data=warp_stamp(psf.data, matrix, kernel=options.kernel), fwhm=psf.fwhm / np.sqrt(area))
         text += "; its PSF carried along"
     elif psf is not None:
-        psf = None
-        text += "; its varying PSF dropped, measure it again"
+        psf = warp_psf(psf, grid.pixel_map, grid.shape, kernel=options.kernel)
+        text += "; its varying PSF carried along"
     moved = image.with_(
         data=warped.data,
         variance=warped.variance,

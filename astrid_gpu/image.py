@@ -120,7 +120,9 @@ class PSFModel:
         x: np.ndarray,
         *,
         order: int,
-        shape: tuple[int, int],
+        shape: tuple[int, int] | None = None,
+        centre: tuple[float, float] | None = None,
+        scale: tuple[float, float] | None = None,
         weights: np.ndarray | None = None,
         **known: Any,
     ) -> PSFModel:
@@ -132,8 +134,10 @@ class PSFModel:
         y, x : array, shape (n,)
             0-based pixels.
         order : int
-        shape : (ny, nx)
+        shape : (ny, nx), optional
             Of the image.
+        centre, scale : (y, x), optional
+            Of the variables, where the shape is not known.
         weights : array, shape (n,), optional
         **known
             fwhm, ellipticity, n_stars, residual, origin.
@@ -143,14 +147,19 @@ class PSFModel:
         PsfError
             Fewer places than the order has terms, or places that do not fix them.
         """
-        basis = terms_at(np.ravel(y), np.ravel(x), order, *frame_scale(shape))
+        if shape is not None:
+            centre, scale = frame_scale(shape)
+        if centre is None or scale is None:
+            msg = "a PSFModel needs the shape of its image, or the centre and scale of its variables"
+            raise PsfError(msg)
+        basis = terms_at(np.ravel(y), np.ravel(x), order, centre, scale)
         root = np.ones(len(basis)) if weights is None else np.sqrt(np.asarray(weights, float))
         flat = np.asarray(stamps, float).reshape(len(basis), -1)
         solution, _, rank, _ = np.linalg.lstsq(basis * root[:, None], flat * root[:, None], rcond=1e-8)
         if rank < basis.shape[1]:
             msg = f"{len(basis)} places do not fix the {n_terms(order)} terms of order {order}; lower the order"
             raise PsfError(msg)
-        return cls(solution.reshape(-1, *np.shape(stamps)[1:]), shape, **known)
+        return cls(solution.reshape(-1, *np.shape(stamps)[1:]), shape, centre, scale, **known)
 
     @property
     def order(self) -> int:

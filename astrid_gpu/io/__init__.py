@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from astrid_gpu.io.daophot import DaophotPsf, read_daophot_psf
+from astrid_gpu.io.daophot import read_daophot_psf
 from astrid_gpu.io.difference import difference_hdulist, write_cutout_fits, write_difference
 from astrid_gpu.io.images import read_image
 from astrid_gpu.io.objects import as_image
 from astrid_gpu.io.paths import atomic_path
+from astrid_gpu.io.piff import read_piff
 from astrid_gpu.io.ps1 import linear_flux, linearise_ps1_file
-from astrid_gpu.io.psf_files import psf_from_stamp, read_psf
-from astrid_gpu.io.psfex import PsfexModel, read_psfex
+from astrid_gpu.io.psf_files import psf_from_stamp, read_psf, read_psf_model
+from astrid_gpu.io.psfex import read_psfex
 from astrid_gpu.io.tables import candidates_table, write_candidates
 from astrid_gpu.io.tess import is_tess_cube, read_tess_frames
 from astrid_gpu.io.whole import check_fits, check_has_data
 from astrid_gpu.ops.psf_stamps import fwhm_of
 
 __all__ = [
-    "DaophotPsf",
-    "PsfexModel",
     "as_image",
     "atomic_path",
     "candidates_table",
@@ -31,7 +30,9 @@ __all__ = [
     "psf_from_stamp",
     "read_daophot_psf",
     "read_image",
+    "read_piff",
     "read_psf",
+    "read_psf_model",
     "read_psfex",
     "read_tess_frames",
     "write_candidates",

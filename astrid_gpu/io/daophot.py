@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from astrid_gpu.errors import FitsError, PsfError
-from astrid_gpu.image import PSF
+from astrid_gpu.image import PSFModel
 
-__all__ = ["DaophotPsf", "looks_like_daophot", "read_daophot_psf"]
+__all__ = ["DaophotPsf", "daophot_form", "looks_like_daophot", "read_daophot_psf"]
 
 _N_PARAMETERS = {"GAUSSIAN": 2, "MOFFAT15": 3, "MOFFAT25": 3, "MOFFAT35": 3, "LORENTZ": 3, "PENNY1": 4, "PENNY2": 5}
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?")
@@ -30,7 +30,7 @@ _LN2 = float(np.log(2.0))
 
 @dataclass(frozen=True, repr=False)
 class DaophotPsf:
-    """A DAOPHOT PSF.
+    """A DAOPHOT PSF in the file's own form.
 
     Parameters
     ----------
@@ -59,11 +59,45 @@ class DaophotPsf:
         """Radius in pixels within which the tables hold."""
         return ((self.tables.shape[-1] - 1) / 2.0 - 1.0) / 2.0
 
-    def at(self, x: float | None = None, y: float | None = None) -> PSF:
-        """Return the PSF at the 0-based pixel (x, y), by default the middle of the frame."""
-        from astrid_gpu.io.psf_files import psf_from_stamp
+    def model(self, shape: tuple[int, int] | None = None) -> PSFModel:
+        """Return the model on the pixels of the image; a file that varies names the size of its image.
 
-        return psf_from_stamp(self.raw_at(x, y), origin=f"daophot {self.name}", name=self.name)
+        The Legendre polynomials of u and v, which run over the frame as those of `PSFModel` do, become powers.
+
+        Raises
+        ------
+        PsfError
+            The PSF varies and its file names another size than `shape`.
+        """
+        varies = len(self.tables) > 1
+        own = tuple(round(2 * c + 1) for c in self.centre[::-1])
+        if varies and shape is not None and any(abs(a - b) > 1 for a, b in zip(own, shape, strict=True)):
+            msg = (
+                f"{self.name}: the PSF varies over an image of {own} (ny, nx), this image has {shape}: it belongs to "
+                "another one. Give the PSF of this image, or read_psf(path, x=..., y=...) for the PSF at one place"
+            )
+            raise PsfError(msg)
+        (cx, cy), origin = self.centre, f"daophot {self.name}"
+        middle = self.raw_at()
+        if not varies:
+            return PSFModel(middle[None], shape, (cy, cx), (max(cy, 0.5), max(cx, 0.5)), origin=origin)
+        parts = [self._table(k) for k in range(1, len(self.tables))]
+        terms = np.zeros((6 if len(parts) == 5 else 3, *middle.shape))
+        terms[0] = middle
+        if len(parts) == 2:
+            terms[1], terms[2] = parts  # u, v
+        else:
+            u, v, uu, uv, vv = parts
+            # `middle` holds P2(0) = -1/2 of the two squares already: P2(u) = 3/2 u² - 1/2.
+            terms[1], terms[2], terms[3], terms[4], terms[5] = u, 1.5 * uu, v, uv, 1.5 * vv
+        return PSFModel(terms, shape or own, (cy, cx), (cy, cx), origin=origin)  # type: ignore[arg-type]
+
+    def _table(self, k: int) -> np.ndarray:
+        """Return table k at whole pixels, 0 beyond `radius`."""
+        offsets = np.arange(-int(self.radius), int(self.radius) + 1)
+        whole = self.tables.shape[-1] // 2 + 2 * offsets  # two samples a pixel: whole offsets fall on samples
+        inside = np.hypot(offsets[:, None], offsets[None, :]) < self.radius + 0.5
+        return np.where(inside, self.tables[k][np.ix_(whole, whole)], 0.0)
 
     def raw_at(self, x: float | None = None, y: float | None = None) -> np.ndarray:
         """Return the PSF at (x, y) in the file's own flux scale: an odd stamp, 0 beyond `radius`."""
@@ -127,25 +161,32 @@ def looks_like_daophot(path: str | Path) -> bool:
     return bool(found) and found[1] in _N_PARAMETERS  # type: ignore[index]
 
 
-def read_daophot_psf(path: str | Path) -> DaophotPsf:
+def read_daophot_psf(path: str | Path, *, shape: tuple[int, int] | None = None) -> PSFModel:
     """Read a DAOPHOT ``.psf`` text file, as ZTF delivers with its frames.
 
     Parameters
     ----------
     path : str or Path
+    shape : (ny, nx), optional
+        Of its image; where the PSF varies it must be the one that the file names.
 
     Returns
     -------
-    DaophotPsf
-        ``.at(x, y)`` gives the PSF at a 0-based pixel.
+    PSFModel
+        ``.at(y, x)`` gives the PSF at a 0-based pixel.
 
     Raises
     ------
     FitsError
         There is no such file.
     PsfError
-        It is not a DAOPHOT PSF, of an unknown kind, or cut short.
+        It is not a DAOPHOT PSF, of an unknown kind, cut short, or of another image size.
     """
+    return daophot_form(path).model(shape)
+
+
+def daophot_form(path: str | Path) -> DaophotPsf:
+    """Read a DAOPHOT file in its own form."""
     path = Path(path)
     try:
         text = path.read_text(encoding="latin-1")

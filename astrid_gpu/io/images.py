@@ -52,7 +52,7 @@ def read_image(
     mask, variance, error, weight : path or array (ny, nx), optional
         Planes that go with the image; they take the place of those found in the file. Nonzero mask = bad; `error`
         is 1 sigma; `weight` is an inverse variance, where 0 or less means no data. Give at most one of the three.
-    psf : anything `read_psf` takes, optional
+    psf : anything `read_psf_model` takes, optional
 
     Returns
     -------
@@ -78,9 +78,9 @@ def read_image(
     given = Planes(mask=mask, variance=variance, error=error, weight=weight)
     image = given.apply(image, file) if given else image
     if psf is not None:
-        from astrid_gpu.io.psf_files import read_psf
+        from astrid_gpu.io.psf_files import read_psf_model
 
-        image = image.with_(psf=read_psf(psf, shape=image.shape))
+        image = image.with_(psf=read_psf_model(psf, shape=image.shape))
     return image
 
 

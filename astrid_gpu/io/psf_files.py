@@ -1,4 +1,4 @@
-"""PSFs from files and words: PSFEx, DAOPHOT, FITS stamps, ``gaussian:2.5``; all become one centred stamp."""
+"""PSFs from files and words: PSFEx, DAOPHOT, Piff, FITS stamps, ``gaussian:2.5``: a centred stamp or a PSFModel."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.errors import FitsError, PsfError
-from astrid_gpu.image import PSF
-from astrid_gpu.io.daophot import DaophotPsf, looks_like_daophot, read_daophot_psf
+from astrid_gpu.image import PSF, PSFModel
+from astrid_gpu.io.daophot import daophot_form, looks_like_daophot
 from astrid_gpu.io.files import describe_hdus, find_hdu, open_fits, pixels_of, split_spec
-from astrid_gpu.io.psfex import PsfexModel, is_psfex, model_from_hdu, read_psfex
+from astrid_gpu.io.piff import is_piff, read_piff
+from astrid_gpu.io.psfex import is_psfex, model_from_hdu
 from astrid_gpu.ops.psf_stamps import centre_psf, ellipticity_of, fwhm_of, gaussian_stamp, moffat_stamp, with_fwhm
 
-__all__ = ["DaophotPsf", "PsfexModel", "psf_from_stamp", "read_daophot_psf", "read_psf", "read_psfex"]
+__all__ = ["psf_from_stamp", "read_psf", "read_psf_model"]
 
 _ALLOWED = (
-    "a PSF, an array, a model with .at(x, y), a file (PSFEx, DAOPHOT or a FITS stamp), "
+    "a PSF, a PSFModel, an array, a file (PSFEx, DAOPHOT, Piff or a FITS stamp), "
     "'gaussian:FWHM' or 'moffat:FWHM,BETA' in pixels"
 )
 _WORDS = re.compile(r"^\s*(gaussian|moffat)\s*:\s*(.*)$", re.IGNORECASE)
@@ -37,14 +38,12 @@ def read_psf(
 
     Parameters
     ----------
-    spec : PSF, array, model, path, str or dict
-        A `PSF` (centred again); a stamp (ky, kx), even or odd; an object with ``at(x, y)``; the path of a PSFEx
-        ``.psf``, a DAOPHOT ``.psf`` or a FITS stamp (``FILE[EXT]``); ``"gaussian:FWHM"``, ``"moffat:FWHM,BETA"`` in
-        pixels, FWHM as measured on the image, the pixel included; or ``{"kind": "moffat", "fwhm": 3, "beta": 2.5}``.
+    spec : PSF, PSFModel, array, path, str or dict
+        As for `read_psf_model`.
     shape : (ny, nx), optional
         Shape of the image, whose middle is the default place for a model that varies over the field.
     x, y : float, optional
-        0-based pixel at which a varying model is evaluated.
+        0-based pixel at which a varying model is evaluated; then `shape` is not compared with the model's own.
 
     Raises
     ------
@@ -53,6 +52,32 @@ def read_psf(
     FitsError
         The file is missing or damaged.
     """
+    found = read_psf_model(spec, shape=shape if x is None and y is None else None)
+    return found.at(y, x) if isinstance(found, PSFModel) else found
+
+
+def read_psf_model(spec: Any, *, shape: tuple[int, int] | None = None) -> PSF | PSFModel:
+    """Return what describes a PSF as a `PSF`, or as a `PSFModel` where it varies over the field.
+
+    Parameters
+    ----------
+    spec : PSF, PSFModel, array, path, str or dict
+        A `PSF` (centred again) or `PSFModel`; a stamp (ky, kx), even or odd; the path of a PSFEx ``.psf``, a DAOPHOT
+        ``.psf``, a Piff file or a FITS stamp (``FILE[EXT]``), as ZTF's ``sciimgdaopsf.fits`` is one;
+        ``"gaussian:FWHM"``, ``"moffat:FWHM,BETA"`` in pixels, FWHM as measured on the image, the pixel included; or
+        ``{"kind": "moffat", "fwhm": 3, "beta": 2.5}``.
+    shape : (ny, nx), optional
+        Shape of the image. A model of an image of another size is an error.
+
+    Raises
+    ------
+    PsfError
+        Not finite, not positive, not centred, not one of the above, or of another image size.
+    FitsError
+        The file is missing or damaged.
+    """
+    if isinstance(spec, PSFModel):
+        return _of_shape(spec, shape)
     if isinstance(spec, PSF):
         stamp = centre_psf(spec.data, name="psf")
         return replace(spec, data=stamp, fwhm=spec.fwhm if np.isfinite(spec.fwhm) else fwhm_of(stamp))
@@ -65,12 +90,11 @@ def read_psf(
             raise PsfError(msg)
         return _analytic(words[1], numbers[0], numbers[1] if len(numbers) > 1 else None, spec)
     if isinstance(spec, (str, Path)):
-        spec = _read_file(spec)
+        spec = _read_file(spec, shape)
     if isinstance(spec, PSF):
         return spec
-    if hasattr(spec, "at"):
-        middle_y, middle_x = (None, None) if shape is None else ((n - 1) / 2 for n in shape)
-        return spec.at(middle_x if x is None else x, middle_y if y is None else y)
+    if isinstance(spec, PSFModel):
+        return spec if spec.order else spec.at()
     if hasattr(spec, "array") and not hasattr(spec, "dtype"):  # astropy kernels
         spec = spec.array
     if hasattr(spec, "get") and hasattr(spec, "device"):
@@ -80,6 +104,17 @@ def read_psf(
         msg = f"a PSF must be {_ALLOWED}; got {spec!r}"
         raise PsfError(msg)
     return psf_from_stamp(array)
+
+
+def _of_shape(model: PSFModel, shape: tuple[int, int] | None) -> PSFModel:
+    """Return a model that may belong to an image of this shape."""
+    if shape is not None and model.shape not in (None, tuple(shape)):
+        msg = (
+            f"the PSF model belongs to an image of {model.shape}, this one has {tuple(shape)}; give the model of this "
+            "image, or model.at(y, x) for the PSF at one place"
+        )
+        raise PsfError(msg)
+    return model
 
 
 def psf_from_stamp(stamp: Any, *, origin: str = "stamp", name: str = "psf", fwhm: float | None = None) -> PSF:
@@ -111,11 +146,11 @@ def _analytic(kind: str, fwhm: Any, beta: Any, said: str) -> PSF:
     return PSF(data=data, fwhm=fwhm_of(data), ellipticity=0.0, origin=said.strip())
 
 
-def _read_file(spec: str | Path) -> Any:
+def _read_file(spec: str | Path, shape: tuple[int, int] | None) -> PSF | PSFModel:
     """Return the PSF or model that a file holds, its kind told by its content."""
     path, extension = split_spec(spec)
     if path.is_file() and looks_like_daophot(path):
-        return read_daophot_psf(path)
+        return daophot_form(path).model(shape)
     if not path.exists() and not re.search(r"\.\w{2,5}$|/", str(spec)):
         msg = f"cannot make a PSF of {str(spec)!r}: there is no such file; a PSF must be {_ALLOWED}"
         raise PsfError(msg)
@@ -123,7 +158,9 @@ def _read_file(spec: str | Path) -> Any:
         if extension is None:
             table = next((hdu for hdu in hdus if is_psfex(hdu)), None)
             if table is not None:
-                return model_from_hdu(table, path)
+                return model_from_hdu(table, path).model(shape)
+            if is_piff(hdus):
+                return read_piff(path, shape=shape)
             _refuse_foreign(path, hdus)
         found = find_hdu(path, hdus, extension)
         stamp = pixels_of(path, found.hdu)
@@ -139,10 +176,6 @@ def _read_file(spec: str | Path) -> Any:
 
 def _refuse_foreign(path: Path, hdus: Any) -> None:
     """Name the kinds of PSF file that are not read, instead of failing on their first image."""
-    names = {hdu.name.lower() for hdu in hdus}
-    if any("piff" in name for name in names) or {"psf", "psf_interp"} <= names:
-        msg = f"{path} is a Piff model, which is not read; draw it with piff.PSF.draw(x, y) and pass the stamp"
-        raise PsfError(msg)
     cubes = [hdu for hdu in hdus if hdu.is_image and len(getattr(hdu, "shape", ())) == 3 and hdu.shape[0] > 1]
     if cubes:
         cube = cubes[0]

@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu.errors import PsfError
-from astrid_gpu.image import PSF
+from astrid_gpu.image import PSFModel
 from astrid_gpu.io.files import describe_hdus, open_fits
 
-__all__ = ["PsfexModel", "is_psfex", "model_from_hdu", "read_psfex"]
+__all__ = ["PsfexModel", "is_psfex", "model_from_hdu", "psfex_form", "read_psfex"]
 
 _LANCZOS = 4
+_BEYOND = 0.02  # of the range of a model's stars: what they may lie outside of its image
+_REACH = 1.0  # times that range: how far beyond its stars a polynomial may be evaluated
 
 
 @dataclass(frozen=True, repr=False)
 class PsfexModel:
-    """A PSF that varies over the field.
+    """A PSFEx model in the file's own form.
 
     Parameters
     ----------
@@ -46,17 +48,40 @@ class PsfexModel:
     chi2: float = float("nan")
     name: str = "psfex"
 
-    def at(self, x: float | None = None, y: float | None = None) -> PSF:
-        """Return the PSF at the 0-based pixel (x, y), on the pixels of the image; by default where the fit is centred.
+    def model(self, shape: tuple[int, int] | None = None) -> PSFModel:
+        """Return the model on the pixels of the image, of an image of `shape` if that is known.
 
-        The model is interpolated at integer offsets over PSF_SAMP by a Lanczos-4 kernel (PSFEx's own), which is
-        exact for PSF_SAMP = 1, then centred by phase and normalised.
+        Each component is interpolated at integer offsets over PSF_SAMP by a Lanczos-4 kernel (PSFEx's own), which is
+        exact for PSF_SAMP = 1 and, being linear, the same as doing so with the PSF of a place.
+
+        Raises
+        ------
+        PsfError
+            Its stars do not fit an image of this shape: it belongs to another one.
         """
-        from astrid_gpu.io.psf_files import psf_from_stamp
+        if shape is not None and self.polyorder:
+            self._check(shape)
+        terms = np.stack([_resample(component, self.sampling) for component in self.components])
+        (zx, zy), (sx, sy) = self.zero, self.scale
+        where = ((zy - 1.0, zx - 1.0), (sy, sx)) if self.polyorder else ((0.0, 0.0), (1.0, 1.0))
+        known: dict[str, Any] = {"n_stars": self.n_stars, "residual": self.chi2, "origin": f"psfex {self.name}"}
+        return PSFModel(terms, shape, *where, **known)
 
-        stamp = _resample(self.raw_at(x, y), self.sampling)
-        psf = psf_from_stamp(stamp, origin=f"psfex {self.name}", name=self.name)
-        return PSF(psf.data, psf.fwhm, psf.ellipticity, self.n_stars, self.chi2, psf.origin)
+    def _check(self, shape: tuple[int, int]) -> None:
+        """Refuse a shape that the stars of the model, which ran over zero -+ scale / 2, do not fit.
+
+        A model whose stars begin well before the first pixel was shifted to a cutout by whoever made it.
+        """
+        for axis, n, zero, scale in zip("xy", shape[::-1], self.zero, self.scale, strict=True):
+            low, high = zero - abs(scale) / 2, zero + abs(scale) / 2
+            whole = low > -_BEYOND * abs(scale)
+            if (whole and high > n + _BEYOND * abs(scale)) or max(n - high, low) > _REACH * abs(scale):
+                msg = (
+                    f"{self.name}: the stars of the model lie from {axis} {low:.0f} to {high:.0f}, the image has "
+                    f"{n} pixels along {axis}: the model belongs to an image of another size. Give the model of this "
+                    "one, or read_psf(path, x=..., y=...) for the PSF at one place"
+                )
+                raise PsfError(msg)
 
     def raw_at(self, x: float | None = None, y: float | None = None) -> np.ndarray:
         """Return the model at (x, y) on its own grid, neither resampled nor normalised."""
@@ -100,26 +125,33 @@ def is_psfex(hdu: Any) -> bool:
     )
 
 
-def read_psfex(path: str | Path) -> PsfexModel:
+def read_psfex(path: str | Path, *, shape: tuple[int, int] | None = None) -> PSFModel:
     """Read a PSFEx ``.psf`` file.
 
     Parameters
     ----------
     path : str or Path
         A FITS table with PSF_MASK and the polynomial's keywords, as PSFEx writes it.
+    shape : (ny, nx), optional
+        Of its image; checked against where the model's stars were.
 
     Returns
     -------
-    PsfexModel
-        ``.at(x, y)`` gives the PSF at a 0-based pixel.
+    PSFModel
+        ``.at(y, x)`` gives the PSF at a 0-based pixel; by default where the fit is centred, or the middle of `shape`.
 
     Raises
     ------
     FitsError
         Missing, damaged or not FITS.
     PsfError
-        No PSFEx table in it, or one that depends on more than the position.
+        No PSFEx table in it, or one that depends on more than the position, or a model of another image size.
     """
+    return psfex_form(path).model(shape)
+
+
+def psfex_form(path: str | Path) -> PsfexModel:
+    """Read a PSFEx file in its own form."""
     path = Path(path)
     with open_fits(path) as hdus:
         table = next((hdu for hdu in hdus if is_psfex(hdu)), None)

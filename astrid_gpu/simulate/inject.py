@@ -9,7 +9,7 @@ import numpy as np
 from astrid_gpu.calibrate import noise_variance, subtract_background
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import PSF, Image
-from astrid_gpu.io import as_image, read_psf
+from astrid_gpu.io import as_image, read_psf, read_psf_model
 from astrid_gpu.ops.fourier import shift_phase
 from astrid_gpu.psf import measure_psf
 from astrid_gpu.simulate.profiles import PsfModel
@@ -191,7 +191,7 @@ def _patches(image: Image, psf: Any, x: np.ndarray, y: np.ndarray) -> list[_Patc
     if spec is None:
         spec = measure_psf(image)
     if not hasattr(spec, "at"):
-        spec = read_psf(spec, shape=image.shape)
+        spec = read_psf_model(spec, shape=image.shape)
     if isinstance(spec, PSF):
         stamps = [spec.data] * len(x)
     else:

@@ -132,5 +132,5 @@ def test_subtract_takes_it_from_the_image_or_the_call():
     said = next(step for step in diff.steps if step.stage == "psf")
     assert "science: PSF given (mine), varying over the field (order 1)" in said.text
     assert said.values["order"] == 1
-    with pytest.raises(PsfError, match=r"psf_reference: the model belongs to an image of \(300, 201\)"):
+    with pytest.raises(PsfError, match=r"psf_reference: the PSF model belongs to an image of \(300, 201\)"):
         ag.subtract(pair.science, pair.reference, psf_reference=model())
