@@ -39,7 +39,7 @@ def read_psf(
     Parameters
     ----------
     spec : PSF, PSFModel, array, path, str or dict
-        As for `read_psf_model`.
+        As for `read_psf_model`; or an object whose ``at(x=..., y=...)`` is a PSF.
     shape : (ny, nx), optional
         Shape of the image, whose middle is the default place for a model that varies over the field.
     x, y : float, optional
@@ -52,6 +52,9 @@ def read_psf(
     FitsError
         The file is missing or damaged.
     """
+    if hasattr(spec, "at") and not isinstance(spec, PSFModel):
+        middle_y, middle_x = (None, None) if shape is None else ((n - 1) / 2 for n in shape)
+        return spec.at(x=middle_x if x is None else x, y=middle_y if y is None else y)  # type: ignore[no-any-return]
     found = read_psf_model(spec, shape=shape if x is None and y is None else None)
     return found.at(y, x) if isinstance(found, PSFModel) else found
 
