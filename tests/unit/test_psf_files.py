@@ -7,8 +7,8 @@ import pytest
 from astropy.io import fits
 
 from astrid_gpu.errors import FitsError, PsfError
-from astrid_gpu.image import PSF, PSFModel
-from astrid_gpu.io import read_daophot_psf, read_image, read_piff, read_psf, read_psf_model, read_psfex
+from astrid_gpu.image import PSF
+from astrid_gpu.io import read_daophot_psf, read_image, read_psf, read_psfex
 from astrid_gpu.io.daophot import daophot_form
 from astrid_gpu.io.psfex import psfex_form
 from astrid_gpu.ops.fourier import shift_phase
@@ -22,20 +22,7 @@ from astrid_gpu.ops.psf_stamps import (
     resize_odd,
     with_fwhm,
 )
-
-
-def gaussian(shape, y, x, sigma=1.8):
-    rows, columns = np.indices(shape)
-    return np.exp(-0.5 * ((rows - y) ** 2 + (columns - x) ** 2) / sigma**2)
-
-
-def check(stamp, *, atol=0.01):
-    """Odd, of sum 1, centred."""
-    assert stamp.dtype == np.float64
-    assert all(side % 2 for side in stamp.shape)
-    assert stamp.sum() == pytest.approx(1.0, abs=1e-12)
-    np.testing.assert_allclose(centroid_of(stamp), [side // 2 for side in stamp.shape], atol=atol)
-
+from tests.psf_files import check, gaussian, write_daophot, write_psfex
 
 # ---- stamps
 
@@ -223,20 +210,6 @@ def test_missing_file(tmp_path):
 # ---- PSFEx
 
 
-def write_psfex(path, components, *, order, sampling=1.0, zero=(101.0, 201.0), scale=(100.0, 200.0)):
-    n, ny, nx = components.shape
-    array = components[None].astype(np.float32)
-    column = fits.Column("PSF_MASK", f"{n * ny * nx}E", dim=f"({nx},{ny},{n})", array=array)
-    table = fits.BinTableHDU.from_columns([column])
-    cards = {"POLNAXIS": 2, "POLGRP1": 1, "POLNAME1": "X_IMAGE", "POLZERO1": zero[0], "POLSCAL1": scale[0]}
-    cards |= {"POLGRP2": 1, "POLNAME2": "Y_IMAGE", "POLZERO2": zero[1], "POLSCAL2": scale[1]}
-    cards |= {"POLNGRP": 1, "POLDEG1": order, "PSF_FWHM": 4.2, "PSF_SAMP": sampling}
-    cards |= {"PSFNAXIS": 3, "ACCEPTED": 77, "CHI2": 1.25}
-    table.header.update(cards)
-    fits.HDUList([fits.PrimaryHDU(), table]).writeto(path)
-    return path
-
-
 def test_psfex_polynomial_order_and_position(tmp_path):
     components = np.zeros((6, 25, 25))
     components[0] = gaussian((25, 25), 12, 12)
@@ -301,17 +274,6 @@ def test_psfex_without_a_model(tmp_path):
 
 
 # ---- DAOPHOT
-
-
-def write_daophot(path, kind, parameters, tables, *, height=100.0, centre=(511.5, 1023.5)):
-    side = tables.shape[-1] if tables.size else 15
-    head = f" {kind:<8}{side:5d}{len(parameters):5d}{len(tables):5d}{0:5d}{14.5:9.3f}{height:15.3f}"
-    head += f"{centre[0]:9.1f}{centre[1]:9.1f}"
-    lines = [head, " " + "".join(f"{p:13.6E}" for p in parameters)]
-    numbers = [f"{v:13.6E}" for v in tables.ravel()]
-    lines += [" " + "".join(numbers[i : i + 6]) for i in range(0, len(numbers), 6)]
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def test_daophot_gaussian_and_its_tables(tmp_path):
@@ -460,143 +422,3 @@ def test_daophot_psf_of_ztf_fits_the_stars_of_its_frame(data_dir, frame):
     # about 250 pixels: the scatter of reduced chi-squared is sqrt(2 / 250) = 0.09; the rest is the phase shift's
     assert 0.85 < np.median(chi2) < 1.6
     assert psf.fwhm == pytest.approx(seeing, rel=0.12)  # SEEING is SExtractor's median over the frame
-
-
-# ---- models that vary over the field
-
-
-def test_a_psfex_model_is_the_files_polynomial_anywhere(tmp_path, rng):
-    components = np.zeros((6, 25, 25))
-    components[0] = gaussian((25, 25), 12, 12, 2.0)
-    components[1:] = 0.02 * rng.normal(size=(5, 1, 1)) * (gaussian((25, 25), 12, 12, 2.6) - components[0])
-    path = write_psfex(tmp_path / "m.psf", components, order=2)
-    model, form = read_psf_model(path, shape=(401, 201)), psfex_form(path)
-    assert isinstance(model, PSFModel)
-    assert (model.order, model.shape, model.n_stars, model.residual) == (2, (401, 201), 77, 1.25)
-    for y, x in ((0, 0), (400, 200), (37.5, 180.0)):
-        raw = form.raw_at(x, y)
-        np.testing.assert_allclose(model.at(y, x).data, raw / raw.sum(), atol=2e-9)
-
-
-def test_a_constant_model_becomes_a_stamp(tmp_path):
-    path = write_psfex(tmp_path / "m.psf", gaussian((25, 25), 12, 12, 2.0)[None], order=0)
-    assert isinstance(read_psf_model(path, shape=(50, 50)), PSF)
-    image = tmp_path / "image.fits"
-    fits.PrimaryHDU(np.ones((50, 50), np.float32)).writeto(image)
-    assert isinstance(read_image(image, psf=path).psf, PSF)
-
-
-def test_an_image_gets_the_model_and_not_another_ones(tmp_path):
-    components = np.stack([gaussian((25, 25), 12, 12, 2.0), np.zeros((25, 25)), np.zeros((25, 25))])
-    path = write_psfex(tmp_path / "m.psf", components, order=1, zero=(101.0, 201.0), scale=(190.0, 390.0))
-    for shape in ((401, 201), (100, 100)):
-        fits.PrimaryHDU(np.ones(shape, np.float32)).writeto(tmp_path / f"{shape[0]}.fits")
-    assert read_image(tmp_path / "401.fits", psf=path).psf.shape == (401, 201)
-    with pytest.raises(PsfError, match="stars of the model lie from x 6 to 196, the image has 100 pixels along x"):
-        read_image(tmp_path / "100.fits", psf=path)
-    # Shifted to a cutout by whoever made it: its stars begin before the first pixel.
-    moved = write_psfex(tmp_path / "cut.psf", components, order=1, zero=(41.0, 21.0), scale=(190.0, 390.0))
-    assert read_image(tmp_path / "100.fits", psf=moved).psf.order == 1
-
-
-@pytest.mark.parametrize("n_tables", [1, 3, 6])
-def test_a_daophot_model_is_the_files_function_anywhere(tmp_path, n_tables):
-    tables = np.zeros((n_tables, 31, 31))
-    for k in range(n_tables):
-        tables[k] = 0.5 ** (k + 2) * gaussian((31, 31), 15, 15, 3.0 + k)
-    path = write_daophot(tmp_path / "p.psf", "GAUSSIAN", (1.6, 1.7), tables, height=30.0, centre=(99.5, 149.5))
-    model, form = read_daophot_psf(path), daophot_form(path)
-    assert model.order == {1: 0, 3: 1, 6: 2}[n_tables]
-    for y, x in ((0, 0), (299, 199), (40, 170.5)):
-        raw = form.raw_at(x, y)
-        np.testing.assert_allclose(model.at(y, x).data, raw / raw.sum(), atol=1e-12)
-    if n_tables > 1:
-        assert model.shape == (300, 200)
-        with pytest.raises(PsfError, match=r"varies over an image of \(300, 200\).*this image has \(300, 300\)"):
-            read_psf_model(path, shape=(300, 300))
-        assert read_psf(path, shape=(300, 300), x=10, y=20).fwhm > 0
-    else:
-        assert isinstance(read_psf_model(path, shape=(300, 300)), PSF)
-
-
-def test_the_psf_image_of_ztf_is_a_stamp(tmp_path):
-    """`..._sciimgdaopsf.fits`: DAOPHOT's PSF in the middle of the frame, 25 x 25 pixels in the primary HDU."""
-    path = tmp_path / "ztf_20200924431759_000655_zr_c13_o_q3_sciimgdaopsf.fits"
-    header = fits.Header({"PSFAVGPK": 1.0})
-    fits.PrimaryHDU((5e4 * gaussian((25, 25), 12, 12, 1.1)).astype(np.float32), header).writeto(path)
-    psf = read_psf_model(path, shape=(3080, 3072))
-    check(psf.data)
-    assert psf.data.shape == (25, 25)
-
-
-def write_piff(path, *, size=17, scale=0.3, order=1, model="PixelGrid", interp="BasisPolynomial", missing=3):
-    """A Piff file of a Gaussian that widens with u, on a CCD with u along -y and v along +x of 0.26 a pixel."""
-    rng = np.random.default_rng(3)
-    x, y = rng.uniform(1, 500, 60), rng.uniform(1, 300, 60)
-    u, v = -0.26 * (y - 1), 0.26 * (x - 1)
-    offset = (np.arange(size) - size // 2) * scale
-    base, wide = (np.exp(-0.5 * (offset[:, None] ** 2 + offset[None] ** 2) / s**2) for s in (0.5, 0.6))
-    base, wide = base / base.sum() / scale**2, wide / wide.sum() / scale**2
-    held = [(size // 2, size // 2), (size // 2 + 1, size // 2), (size // 2, size // 2 + 1)][:missing]
-    free = np.ones((size, size), bool)
-    for place in held:
-        free[place] = False
-    terms = [base[free], np.zeros(free.sum()), (base - wide)[free] / 80]  # 1, v, u: wide at u = -80, y = 307
-    q = np.stack(terms if order else terms[:1], axis=1)
-
-    def table(name, **columns):
-        made = []
-        for key, value in columns.items():
-            array = np.array(value)
-            kind = (
-                f"{array.dtype.itemsize // 4}A" if array.dtype.kind == "U" else "D" if array.dtype.kind == "f" else "K"
-            )
-            if array.ndim > 1:
-                made.append(fits.Column(key, f"{array[0].size}D", dim=str(array.shape[:0:-1]), array=array))
-            else:
-                made.append(fits.Column(key, kind, array=array))
-        return fits.BinTableHDU.from_columns(made, name=name)
-
-    hdus = [fits.PrimaryHDU(), table("psf", type=["SimplePSF"]), table("psf_stars", x=x, y=y, u=u, v=v)]
-    hdus += [table("psf_model", type=[model], scale=[scale], size=[size])]
-    hdus += [table("psf_interp", type=[interp], order=[order]), table("psf_interp_solution", q=q[None])]
-    hdus += [table("psf_chisq", chisq=[900.0], dof=[1000])]
-    fits.HDUList(hdus).writeto(path)
-    return path
-
-
-@pytest.mark.parametrize("missing", [0, 1, 3])
-def test_a_piff_file_is_read(tmp_path, missing):
-    model = read_psf_model(write_piff(tmp_path / "a.piff", missing=missing), shape=(308, 501))
-    assert isinstance(model, PSFModel)
-    assert (model.order, model.shape, model.n_stars) == (1, (308, 501), 60)
-    assert model.residual == pytest.approx(0.9)
-    for y, sigma in ((0, 0.5), (307, 0.6)):
-        psf = model.at(y, 250)
-        check(psf.data)
-        assert psf.fwhm == pytest.approx(2.3548 * sigma / 0.26, rel=0.01)
-    assert read_piff(tmp_path / "a.piff").at(307, 250).fwhm == pytest.approx(2.3548 * 0.6 / 0.26, rel=0.01)
-
-
-def test_a_piff_file_of_another_image_or_kind_is_refused(tmp_path):
-    with pytest.raises(PsfError, match=r"outside of an image of \(100, 100\): it belongs to another image"):
-        read_psf_model(write_piff(tmp_path / "a.piff"), shape=(100, 100))
-    with pytest.raises(PsfError, match="kind Kolmogorov with interpolation BasisPolynomial is not read, only"):
-        read_psf_model(write_piff(tmp_path / "b.piff", model="Kolmogorov"))
-    with pytest.raises(PsfError, match="interpolation GPInterp is not read"):
-        read_psf_model(write_piff(tmp_path / "c.piff", interp="GPInterp"))
-
-
-def test_real_piff_file_of_des(data_dir):
-    """A DES Y3 exposure of 2013, r band: seeing of an arcsecond on 0.263" pixels, round to a few per cent."""
-    path = data_dir / "psf/piff/D00240560_r_c01_r2362p01_piff.fits"
-    model = read_psf_model(path, shape=(4096, 2048))
-    assert (model.order, model.shape, model.n_stars) == (3, (4096, 2048), 50)
-    assert 0.2 < model.residual < 1.2
-    stamps = model.stamps([10, 10, 2048, 4085, 4085], [10, 2037, 1024, 10, 2037])
-    for stamp in stamps:
-        check(stamp)
-        assert 2.5 < fwhm_of(stamp) < 6.0
-    assert np.abs(stamps[0] - stamps[2]).max() > 1e-4
-    with pytest.raises(PsfError, match="belongs to another image"):
-        read_psf_model(path, shape=(1024, 1024))
