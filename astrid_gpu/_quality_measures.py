@@ -57,7 +57,7 @@ def of_pixels(diff: Difference) -> dict[str, Any]:
         "flux_error": float(np.median(errors)) if errors.size else _NAN,
         "saturation_fraction": np.count_nonzero(mask & saturated) / mask.size,
         "masked_fraction": lost / max(mask.size - outside, 1), "overlap": 1 - outside / mask.size,
-        "n_trails": len(diff.metrics.get("trails", ())), "pixel_flags": {k: n for k, n in counts.items() if n},
+        "n_trails": int(diff.metrics.get("n_trails", 0)), "pixel_flags": {k: n for k, n in counts.items() if n},
     }  # fmt: skip
 
 

@@ -342,7 +342,7 @@ def _fades(z: np.ndarray, line: _Line, saturated: np.ndarray) -> bool:
 
 
 def flag_trails(maps: dict[str, Any], psf: np.ndarray | None, metrics: dict[str, Any], *, look: bool) -> list[Step]:
-    """Look for trails in "score_corr" and set their bit in "mask", both (ny, nx); `metrics["trails"]` lists them.
+    """Look for trails in "score_corr" and set their bit in "mask", both (ny, nx); the step lists them.
 
     Parameters
     ----------
@@ -351,13 +351,18 @@ def flag_trails(maps: dict[str, Any], psf: np.ndarray | None, metrics: dict[str,
     psf : array or None
         P_D.
     metrics : dict
-        Gets "trails", a list of dicts: ends and width in pixels, median S_corr.
+        Gets "n_trails".
     look : bool
-        False leaves the list empty.
+        False finds none.
+
+    Returns
+    -------
+    list of Step
+        Empty, or one whose value "trails" is a list of dicts: ends and width in pixels, median S_corr.
     """
     score, mask = maps["score_corr"], maps["mask"]
     found = find_trails(score, mask, 3.0 if psf is None else fwhm_of(psf)) if look and score is not None else []
-    metrics["trails"] = [{k: round(float(v), 3) for k, v in trail._asdict().items()} for trail in found]
+    metrics["n_trails"] = len(found)
     if not found:
         return []
     on = trail_mask(score.shape, found)
@@ -365,4 +370,5 @@ def flag_trails(maps: dict[str, Any], psf: np.ndarray | None, metrics: dict[str,
     told = [f"({t.x0:.0f}, {t.y0:.0f}) to ({t.x1:.0f}, {t.y1:.0f}), {t.score:+.1f} sigma" for t in found[:3]]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     text = f"{len(found)} across the difference, {np.count_nonzero(on)} pixels flagged: {'; '.join(told)}{more}"
-    return [Step("trails", text, {"trails": metrics["trails"]})]
+    listed = [{k: round(float(v), 3) for k, v in trail._asdict().items()} for trail in found]
+    return [Step("trails", text, {"trails": listed})]

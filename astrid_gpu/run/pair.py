@@ -127,7 +127,7 @@ def _told(diff: Difference) -> dict[str, str]:
         "PSFs": " and ".join(f"{step.values['n_stars']} stars" for step in psfs),
         "flux ratio and registration": f"{m.get('n_flux_stars', 0)} stars; what sky and noise are left",
         "subtraction": f"{diff.method} on {diff.backend}, {diff.difference.dtype}",
-        "trails": f"{len(m.get('trails', ()))} found",
+        "trails": f"{m.get('n_trails', 0)} found",
         "calibration": f"width of S_corr {m.get('score_corr_std_raw', float('nan')):.3f}",
     }
 
