@@ -48,6 +48,7 @@ class Client:
         self.limiter = RateLimiter(self.policy.per_second, self.clock)
         self._local = threading.local()
         self._stop: threading.Event | None = None
+        self.kept: dict[Any, Any] = {}  # what adapters learnt of a service and need not ask again
 
     def until(self, stop: threading.Event) -> Client:
         """Return this client, its rate limit and connections shared; its waits end in `Stopped` once `stop` is set."""

@@ -11,8 +11,17 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
+from astrid_gpu.acquire._mast_portal import (
+    SERVICE,
+    ask_portal,
+    filename_of,
+    lines_of,
+    observation_of,
+    resolve_uri,
+    server,
+)
 from astrid_gpu.acquire._mast_products import best_products, calibrated_products
 from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.observations import as_rows, checked_rows, observation_table
@@ -21,7 +30,6 @@ from astrid_gpu.acquire.progress import ProgressCallback
 from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.secrets import authorization
-from astrid_gpu.acquire.sessions import asking
 from astrid_gpu.acquire.transfer import Item
 from astrid_gpu.errors import AcquisitionError, InputError
 
@@ -29,8 +37,6 @@ __all__ = ["MISSIONS", "fetch", "products", "resolve_uri", "search"]
 
 MISSIONS = ("PS1", "HST", "JWST", "TESS", "HLA", "GALEX", "SWIFT", "KEPLER", "K2", "HLSP")
 """Collections that can be asked for. TESS means cutouts of its full frames (TESScut)."""
-
-_SERVICE = "MAST"
 
 
 def search(
@@ -95,8 +101,8 @@ def search(
             criteria["instrument_name"] = [instruments] if isinstance(instruments, str) else list(instruments)
         if since is not None or until is not None:
             criteria["t_min"] = [0.0 if since is None else since, 99999.0 if until is None else until]
-        table = _ask(client, "query_criteria", coordinates=place, radius=f"{degrees} deg", **criteria)
-        rows = [_row(line) for line in _lines(table)]
+        table = ask_portal(client, "query_criteria", coordinates=place, radius=f"{degrees} deg", **criteria)
+        rows = [observation_of(line) for line in lines_of(table)]
         rows = [row for row in rows if row["survey"] in archive]
     if "TESS" in wanted:
         from astrid_gpu.acquire import tesscut
@@ -136,7 +142,7 @@ def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Cl
         if row["kind"] == "cube" or not row["service_id"]:
             found.append(row)
             continue
-        lines = _lines(_ask(client, "get_product_list", observations=[row["service_id"]]))
+        lines = lines_of(ask_portal(client, "get_product_list", observations=[row["service_id"]]))
         chosen = calibrated_products(lines, row["survey"])
         if which == "best":
             chosen = best_products(chosen, row["survey"])
@@ -145,7 +151,7 @@ def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Cl
             chosen = [line for line in chosen if str(line.get("productSubGroupDescription")).upper() in kinds]
         for line in chosen:
             uri = str(line["dataURI"])
-            name = _filename(uri)
+            name = filename_of(uri)
             found.append({
                 **row, "filename": name, "url": resolve_uri(uri), "size": line.get("size") or -1,
                 "id": row["id"] if len(chosen) == 1 else name.split(".fits")[0],
@@ -199,27 +205,6 @@ def _raise(error: AcquisitionError) -> list[Path]:
     raise error
 
 
-def resolve_uri(uri: str) -> str:
-    """Return the address of a MAST URI; an http address stays itself.
-
-    >>> resolve_uri("mast:HST/product/u9o40504m_drz.fits")
-    'https://mast.stsci.edu/api/v0.1/Download/file?uri=mast:HST/product/u9o40504m_drz.fits'
-    """
-    if uri.startswith(("http://", "https://")):
-        return uri
-    if not uri.startswith("mast:"):
-        msg = f"{uri!r} is no MAST URI: it must begin with mast:, http:// or https://"
-        raise InputError(msg)
-    return f"{_server()}/api/v0.1/Download/file?uri={quote(uri, safe=':/')}"
-
-
-def _server() -> str:
-    """Return the address of MAST, as astroquery's configuration names it."""
-    from astroquery.mast import conf
-
-    return str(conf.server).rstrip("/")
-
-
 def _with_files(
     rows: list[dict[str, Any]], client: Client
 ) -> tuple[list[dict[str, Any]], list[tuple[str, AcquisitionError]]]:
@@ -248,11 +233,11 @@ def _fetch_files(rows: Any, run: str | Path, *, client: Client, progress: Progre
     from astrid_gpu.io import linearise_ps1_file
 
     token = authorization("MAST_API_TOKEN", "token")
-    host = urlsplit(_server()).netloc
+    host = urlsplit(server()).netloc
     items = []
     for row in as_rows(rows):  # the token goes to MAST alone
         auth = token if urlsplit(row["url"]).netloc == host else None
-        items.append(Item(row["url"], target_path(row, run), service=_SERVICE, auth=auth))
+        items.append(Item(row["url"], target_path(row, run), service=SERVICE, auth=auth))
     try:
         paths = fetch_items(items, client=client, progress=progress)
     except AcquisitionError as error:
@@ -262,78 +247,6 @@ def _fetch_files(rows: Any, run: str | Path, *, client: Client, progress: Progre
     for path in paths:
         linearise_ps1_file(path)
     return paths
-
-
-def _ask(client: Client, question: str, **options: Any) -> Any:
-    """Return astroquery's answer to one question of its Observations class, asked through our client."""
-    from astrid_gpu.io.extras import need
-
-    need("astroquery.mast", "acquire", "MAST")
-    from astroquery.mast import ObservationsClass, conf
-
-    service = ObservationsClass()
-    portal, server = service._portal_api_connection, _server()
-    service._session = portal._session = client.session(_SERVICE)
-    # astroquery fixes these when it is imported; here the configuration counts at the time of the call.
-    portal.MAST_REQUEST_URL = f"{server}/api/v0/invoke"
-    portal.COLUMNS_CONFIG_URL = f"{server}/portal/Mashup/Mashup.asmx/columnsconfig"
-    portal.TIMEOUT, portal.PAGESIZE = conf.timeout, conf.pagesize
-    with asking(_SERVICE, portal.MAST_REQUEST_URL):
-        return getattr(service, question)(**options)
-
-
-def _lines(table: Any) -> list[dict[str, Any]]:
-    """Return the rows of an astropy table as dictionaries; masked values are None."""
-    import numpy as np
-
-    columns = {}
-    for name in table.colnames:
-        mask = np.ma.getmaskarray(np.ma.asarray(table[name]))
-        columns[name] = [None if bad else value for value, bad in zip(table[name].tolist(), mask, strict=True)]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _row(line: dict[str, Any]) -> dict[str, Any]:
-    """Return the observation that a CAOM row stands for."""
-    survey, uri = str(line.get("obs_collection") or ""), str(line.get("dataURL") or "")
-    fits = any(f".{kind}" in uri.lower() for kind in ("fits", "fit"))
-    if not fits or not uri.startswith(("mast:", "http")):
-        uri = ""
-    stack = survey == "PS1" and ".stk." in (uri + str(line.get("obs_id")))
-    identity = str(line.get("obs_id") or line.get("obsid") or "").replace("/", "_")
-    picture = str(line.get("jpegURL") or "")
-    return {
-        "id": identity,
-        "ra": (line.get("s_ra") or 0.0) % 360.0 if line.get("s_ra") is not None else None,
-        "dec": line.get("s_dec"),
-        "mjd": line.get("t_min"),
-        "mjd_end": line.get("t_max"),
-        "survey": survey,
-        "instrument": line.get("instrument_name") or "",
-        "filter": line.get("filters") or "",
-        "exposure": line.get("t_exptime"),
-        "kind": "reference" if stack else "science",
-        "target": line.get("target_name") or "",
-        "distance": line.get("distance"),
-        "footprint": line.get("s_region") or "",
-        "filename": _filename(uri) if uri else f"{identity}.fits",
-        "url": resolve_uri(uri) if uri else "",
-        "preview_url": resolve_uri(picture) if picture.startswith(("mast:", "http")) else "",
-        "access": _access(line.get("dataRights")),
-        "service_id": str(line.get("obsid") or ""),
-    }
-
-
-def _access(rights: Any) -> str:
-    """Return public, proprietary or nothing."""
-    said = str(rights or "").upper()
-    return "public" if said == "PUBLIC" else "proprietary" if said in ("EXCLUSIVE_ACCESS", "RESTRICTED") else ""
-
-
-def _filename(uri: str) -> str:
-    """Return the name of the file behind a URI or an address."""
-    name = uri.split("?uri=")[-1].split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    return name.lstrip(".") or "unnamed.fits"
 
 
 def _missions(given: str | Sequence[str]) -> list[str]:

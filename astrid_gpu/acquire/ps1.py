@@ -11,16 +11,15 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
+from astrid_gpu.acquire._ps1_table import KINDS, PIXEL_SCALE, SERVICE, file_table, observation_of
 from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.observations import as_rows, checked_rows, observation_table
-from astrid_gpu.acquire.placing import fetch_items, role_of, target_path
+from astrid_gpu.acquire.placing import fetch_items, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
 from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.transfer import Item, download
-from astrid_gpu.acquire.wire import failure
 from astrid_gpu.errors import AcquisitionError, InputError
 from astrid_gpu.image import Image
 
@@ -29,13 +28,8 @@ __all__ = ["PIXEL_SCALE", "SERVER", "cutouts", "fetch", "preview", "search"]
 SERVER = "https://ps1images.stsci.edu"
 """Where the service is."""
 
-PIXEL_SCALE = 0.25
-"""Arcseconds a pixel."""
-
 _LARGEST = 6000
-_KINDS = {"stack": "reference", "warp": "science"}
 _PLANES = {"": "", "mask": "mask", "weight": "wt"}
-_SERVICE = "PS1 image service"
 
 
 def search(
@@ -89,19 +83,19 @@ def search(
     place = resolve(position)
     side = _side(radius, size)
     wanted = _checked("filters", list(filters), "grizy")
-    types, planes = _checked("types", list(types), _KINDS), _checked("planes", list(planes), ("mask", "weight"))
+    types, planes = _checked("types", list(types), KINDS), _checked("planes", list(planes), ("mask", "weight"))
     asked = [kind + (f".{_PLANES[plane]}" if plane else "") for kind in types for plane in ("", *planes)]
     query = {"ra": f"{place.ra.deg:.6f}", "dec": f"{place.dec.deg:.6f}", "filters": "".join(wanted)}
     url = f"{SERVER}/cgi-bin/ps1filenames.py"
-    body = client.get(url, params={**query, "type": ",".join(asked)}, wanted="text", service=_SERVICE)
+    body = client.get(url, params={**query, "type": ",".join(asked)}, wanted="text", service=SERVICE)
     rows = []
-    for line in _table(body, url):
-        row = _row(line, place, side, whole, url)
+    for line in file_table(body, url):
+        row = observation_of(line, place, side, whole, SERVER)
         undated = line["type"].startswith("stack")
         in_time = undated or (since or -math.inf) <= row["mjd"] <= (until or math.inf)
         if line["type"] in asked and line["filter"] in wanted and in_time:
             rows.append(row)
-    rows.sort(key=lambda row: (wanted.index(row["filter"]), row["id"], row["kind"] not in _KINDS.values()))
+    rows.sort(key=lambda row: (wanted.index(row["filter"]), row["id"], row["kind"] not in KINDS.values()))
     return observation_table(rows, source="ps1", position=f"{place.ra.deg:.6f} {place.dec.deg:+.6f}", size=side)
 
 
@@ -132,7 +126,7 @@ def fetch(
     """
     from astrid_gpu.io import linearise_ps1_file
 
-    items = [Item(row["url"], target_path(row, run), service=_SERVICE) for row in checked_rows(rows)]
+    items = [Item(row["url"], target_path(row, run), service=SERVICE) for row in checked_rows(rows)]
     try:
         paths = fetch_items(items, client=client, progress=progress)
     except AcquisitionError as error:
@@ -186,7 +180,7 @@ def cutouts(
                      strict=True))  # fmt: skip
     images = []
     for row in as_rows(table):
-        if row["kind"] in _KINDS.values():
+        if row["kind"] in KINDS.values():
             stem = row["filename"].removesuffix(".fits")
             mask, weight = paths.get(f"{stem}.mask.fits"), paths.get(f"{stem}.wt.fits")
             image = read_image(paths[row["filename"]], mask=mask, variance=weight)
@@ -217,7 +211,7 @@ def preview(row: Any, path: str | Path, *, client: Client | None = None) -> Path
         msg = f"{path.name}: a preview is a picture; name it .jpg"
         raise InputError(msg)
     (told,) = as_rows(row)
-    return download(Item(told["preview_url"], path, wanted="picture", service=_SERVICE), client=client)
+    return download(Item(told["preview_url"], path, wanted="picture", service=SERVICE), client=client)
 
 
 def _checked(name: str, given: list[str], allowed: Any) -> list[str]:
@@ -236,66 +230,3 @@ def _side(radius: Any, size: int | None) -> int:
         msg = f"cutouts of {side} pixels: the side must be 1 to {_LARGEST} pixels of {PIXEL_SCALE} arcsec"
         raise InputError(msg)
     return side
-
-
-def _table(body: bytes, url: str) -> list[dict[str, str]]:
-    """Return the rows of an answer of ps1filenames.py: a line of names, then values, separated by blanks."""
-    lines = [line.split() for line in body.decode("utf-8", "replace").splitlines() if line.strip()]
-    needed = ("filter", "type", "filename", "shortname")
-    if not lines or any(name not in lines[0] for name in needed):
-        said = " ".join(" ".join(line) for line in lines[:3])[:200]
-        reason = f"sent no table of file names (columns {', '.join(needed)}): {said!r}"
-        raise failure(url, reason, service=_SERVICE)
-    for number, line in enumerate(lines[1:], 1):
-        if len(line) != len(lines[0]):
-            reason = f"sent a damaged table: line {number} has {len(line)} values for {len(lines[0])} columns"
-            raise failure(url, reason, service=_SERVICE)
-    return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
-
-
-def _row(line: dict[str, str], place: Any, side: int, whole: bool, url: str) -> dict[str, Any]:
-    """Return the observation that a line stands for."""
-    kind, _, plane = line["type"].partition(".")
-    stem = line["shortname"].removesuffix(".fits")
-    if "/" in stem or stem.startswith(".") or not line["filename"].startswith("/"):
-        raise failure(url, f"sent an impossible file name: {line['filename']!r}", service=_SERVICE)
-    at = {"ra": f"{place.ra.deg:.6f}", "dec": f"{place.dec.deg:.6f}", "size": side}
-    cut = f"{SERVER}/cgi-bin/fitscut.cgi?{urlencode({**at, 'red': line['filename']}, safe='/')}"
-    told = {"mask": "mask", "wt": "variance", "": _KINDS.get(kind, "science")}.get(plane, "weight")
-    # mask and variance are named after their image: ..._stk.g.unconv.fits, ....unconv.mask.fits
-    name = stem if whole else f"ps1_{place.ra.deg:.5f}{place.dec.deg:+.5f}_{side}_{stem}"
-    return {
-        "id": name.removesuffix(f".{plane}") if plane else name,
-        "ra": place.ra.deg,
-        "dec": place.dec.deg,
-        "mjd": _mjd(line.get("mjd", ""), url),
-        "survey": "PS1",
-        "instrument": "GPC1",
-        "filter": line["filter"],
-        "kind": told,
-        "role": role_of({"role": "", "kind": _KINDS.get(kind, "science")}),
-        "distance": math.nan if whole else 0.0,
-        "pixel_scale": PIXEL_SCALE,
-        "width": 0 if whole else side,
-        "height": 0 if whole else side,
-        "quality": "bad" if line.get("badflag", "0") not in ("0", "") else "",
-        "size": -1 if whole else 4 * side * side + 48 * 960,
-        "filename": f"{name}.fits",
-        "url": f"{SERVER}{line['filename']}" if whole else f"{cut}&format=fits",
-        "preview_url": f"{cut}&format=jpg",
-        "access": "public",
-        "service_id": line["filename"],
-    }
-
-
-def _mjd(text: str, url: str) -> float:
-    """Return a date in UTC; the service's are TAI, and 0 for stacks."""
-    try:
-        value = float(text or 0)
-    except ValueError:
-        raise failure(url, f"sent {text!r} for a date", service=_SERVICE) from None
-    if not 0 < value < 1e6:
-        return math.nan
-    from astropy.time import Time
-
-    return float(Time(value, format="mjd", scale="tai").utc.mjd)

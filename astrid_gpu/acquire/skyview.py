@@ -10,50 +10,25 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from astrid_gpu.acquire._skyview_form import SERVICE, SURVEYS, make_cutout, skyview_of, survey_names
 from astrid_gpu.acquire.client import Client, default_client
-from astrid_gpu.acquire.content import words_of
 from astrid_gpu.acquire.observations import checked_rows, observation_table
 from astrid_gpu.acquire.placing import raise_failures, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
 from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
-from astrid_gpu.acquire.sessions import asking
 from astrid_gpu.acquire.transfer import Item, download
-from astrid_gpu.acquire.wire import failure
 from astrid_gpu.errors import AcquisitionError, InputError
 
 __all__ = ["LIBRARY", "SURVEYS", "fetch", "library", "search", "surveys"]
-
-SURVEYS: dict[str, tuple[str, str, float]] = {
-    "DSS2 Blue": ("DSS2", "blue", 1.0),
-    "DSS2 Red": ("DSS2", "red", 1.0),
-    "DSS2 IR": ("DSS2", "ir", 1.0),
-    "SDSSu": ("SDSS", "u", 0.396),
-    "SDSSg": ("SDSS", "g", 0.396),
-    "SDSSr": ("SDSS", "r", 0.396),
-    "SDSSi": ("SDSS", "i", 0.396),
-    "SDSSz": ("SDSS", "z", 0.396),
-    "GALEX Far UV": ("GALEX", "FUV", 1.5),
-    "GALEX Near UV": ("GALEX", "NUV", 1.5),
-    "2MASS-J": ("2MASS", "J", 1.0),
-    "2MASS-H": ("2MASS", "H", 1.0),
-    "2MASS-K": ("2MASS", "K", 1.0),
-    "WISE 3.4": ("WISE", "W1", 1.375),
-    "WISE 4.6": ("WISE", "W2", 1.375),
-    "WISE 12": ("WISE", "W3", 1.375),
-    "WISE 22": ("WISE", "W4", 1.375),
-}
-"""SkyView's name -> (survey, filter, native pixel in arcseconds). Others that SkyView holds may be named too."""
 
 LIBRARY = ("DSS2 Red", "SDSSg", "SDSSr", "GALEX Near UV", "2MASS-J", "WISE 3.4")
 """Surveys of a reference library unless others are named."""
 
 SAMPLERS = ("NN", "LI", "Lanczos3", "Spline", "Clip")
-_SERVICE = "SkyView"
 _log = logging.getLogger("astrid_gpu.acquire")
 _LARGEST = 4000
 
@@ -66,7 +41,7 @@ def surveys(*, client: Client | None = None) -> list[str]:
     AcquisitionError
         SkyView failed.
     """
-    return _known(_skyview(client or default_client()))
+    return survey_names(skyview_of(client or default_client()))
 
 
 def search(
@@ -115,17 +90,20 @@ def search(
     if not names or sampler not in SAMPLERS:
         msg = f"surveys={names!r}, sampler={sampler!r}: at least one survey, and one of {', '.join(SAMPLERS)}"
         raise InputError(msg)
-    service = _skyview(client)
-    known = set(_known(service))
+    service = skyview_of(client)
+    known = set(survey_names(service))
     strange = [name for name in names if name not in known]
     if strange:
-        msg = f"SkyView has no survey {strange[0]!r}; skyview.surveys() lists them, e.g. {', '.join(list(SURVEYS)[:6])}"
+        some = ", ".join(list(SURVEYS)[:6])
+        msg = f"SkyView has no survey {strange[0]!r}; skyview.surveys() lists them, e.g. {some}"
         raise InputError(msg)
     rows, failed = [], []
     for name in dict.fromkeys(names):
         count, scale = _grid(name, radius, pixels, pixel_scale)
         try:
-            rows.append(_row(name, place, count, scale, sampler, _ask(service, name, place, count, scale, sampler)))
+            rows.append(
+                _row(name, place, count, scale, sampler, make_cutout(service, name, place, count, scale, sampler))
+            )
         except AcquisitionError as error:
             failed.append((name, str(error)))
     if not rows:
@@ -222,30 +200,6 @@ def library(
     return found
 
 
-def _skyview(client: Client) -> Any:
-    """Return astroquery's SkyView, asking through our client, at the address that its configuration names now."""
-    from astrid_gpu.io.extras import need
-
-    need("astroquery.skyview", "acquire", "SkyView")
-    from astroquery.skyview import SkyViewClass, conf
-
-    service = SkyViewClass()
-    service.URL = conf.url
-    service._session = client.session(_SERVICE)
-    service._request = partial(service._request, cache=False)
-    return service
-
-
-def _known(service: Any) -> list[str]:
-    """Return the surveys of SkyView's form."""
-    with asking(_SERVICE, service.URL):
-        found = [name for names in service.survey_dict.values() for name in names]
-    if not found:
-        reason = f"its form lists no survey: {words_of(service._session.last_body)!r}"
-        raise failure(service.URL, reason, service=_SERVICE)
-    return found
-
-
 def _grid(name: str, radius: Any, pixels: int | None, scale: float | None) -> tuple[int, float]:
     """Return pixels a side and arcseconds a pixel."""
     side = 2 * 3600 * radius_degrees(radius)
@@ -263,22 +217,6 @@ def _grid(name: str, radius: Any, pixels: int | None, scale: float | None) -> tu
         msg = f"{name}: {count} pixels of {scale:g} arcsec, {_LARGEST} at most: take a smaller radius or larger pixels"
         raise InputError(msg)
     return count, float(scale)
-
-
-def _ask(service: Any, name: str, place: Any, count: int, scale: float, sampler: str) -> str:
-    """Let SkyView make one cutout and return where it is."""
-    from astropy import units as u
-
-    side = count * scale / 3600 * u.deg
-    with asking(_SERVICE, service.URL):
-        links = service.get_image_list(
-            position=place, survey=[name], pixels=str(count), width=side, height=side, coordinates="J2000",
-            projection="Tan", scaling="Linear", sampler=None if sampler == "NN" else sampler, cache=False,
-        )  # fmt: skip
-    if not links:
-        reason = f"made no image of {name}; its page says: {words_of(service._session.last_body)!r}"
-        raise failure(service.URL, reason, service=_SERVICE)
-    return str(links[0])
 
 
 def _row(name: str, place: Any, count: int, scale: float, sampler: str, url: str) -> dict[str, Any]:
@@ -312,14 +250,14 @@ def _fetch_row(row: dict[str, Any], run: str | Path, client: Client, progress: P
     name, count, scale, sampler = row["service_id"].split("|")
     path = target_path(row, run)
     # The address changes from call to call, what is behind it does not: the cache goes by the latter.
-    item = Item(row["url"], path, key=f"skyview {row['id']}", service=_SERVICE)
+    item = Item(row["url"], path, key=f"skyview {row['id']}", service=SERVICE)
     try:
         download(item, client=client, progress=progress)
     except AcquisitionError as error:
         if error.status not in (404, 410):
             raise
-        url = _ask(_skyview(client), name, resolve((row["ra"], row["dec"])), int(count), float(scale), sampler)
-        download(Item(url, path, key=item.key, service=_SERVICE), client=client, progress=progress)
+        url = make_cutout(skyview_of(client), name, resolve((row["ra"], row["dec"])), int(count), float(scale), sampler)
+        download(Item(url, path, key=item.key, service=SERVICE), client=client, progress=progress)
     wrong = check_has_data(path)
     if wrong:
         path.unlink(missing_ok=True)

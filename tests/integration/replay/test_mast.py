@@ -11,6 +11,7 @@ pytest.importorskip("astroquery", reason="acquisition needs the extra: pip insta
 
 import astrid_gpu as ag
 from astrid_gpu.acquire import mast, tesscut
+from astrid_gpu.acquire._mast_portal import observation_of
 from astrid_gpu.acquire.observations import as_rows
 from astrid_gpu.errors import AcquisitionError, InputError
 from tests.integration.replay.recordings import mashup, recording, serve_mast
@@ -75,6 +76,34 @@ def test_the_question_holds_position_missions_filters_and_dates(replay, client):
     assert filters["t_min"] == [{"min": 52000, "max": 56000}]
     assert filters["instrument_name"] == ["GALEX"]
     assert filters["calib_level"]
+
+
+@pytest.mark.parametrize("name", ["caom.json", "advSearch.json", "advSearchPos.json"])
+def test_every_recorded_row_is_an_observation(name):
+    """HST, HLA and GALEX rows of a cone and of a search by criteria."""
+    lines = json.loads(recording(f"astroquery/mast/{name}"))["data"]
+    rows = [observation_of(line) for line in lines]
+    table = ag.acquire.observation_table(rows, source="mast")
+    assert len(table) == len(lines)
+    for row, line in zip(as_rows(table), lines, strict=True):
+        assert (row["survey"], row["filter"]) == (line["obs_collection"], line["filters"])
+        assert (row["ra"], row["dec"], row["mjd"]) == (line["s_ra"], line["s_dec"], line["t_min"])
+        assert row["exposure"] == line["t_exptime"]
+        assert row["id"] == line["obs_id"]
+
+
+def test_row_that_names_its_product_has_an_address(replay):
+    """As MAST answers today: dataURL holds a mast: URI."""
+    line = json.loads(recording("astroquery/mast/caom.json"))["data"][0]
+    uri = "mast:HST/product/hst_05371_cs_wfpc2_f814w_wf_drz.fits"
+    row = observation_of(line | {"dataURL": uri, "dataRights": "PUBLIC", "jpegURL": uri.replace(".fits", ".jpg")})
+    assert row["url"] == f"{replay.url}/api/v0.1/Download/file?uri={uri}"
+    assert row["preview_url"].endswith("drz.jpg")
+    assert row["filename"] == "hst_05371_cs_wfpc2_f814w_wf_drz.fits"
+    assert row["access"] == "public"
+    stack = observation_of(line | {"obs_collection": "PS1", "dataURL": "mast:PS1/product/a.stk.g.unconv.fits"})
+    assert stack["kind"] == "reference"
+    assert observation_of(line | {"dataURL": "mast:HST/product/a.jpg"})["url"] == ""
 
 
 def test_limit_keeps_the_nearest(replay, client):
