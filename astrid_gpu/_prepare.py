@@ -19,6 +19,7 @@ from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
+from astrid_gpu.backends.blas import one_blas_thread
 from astrid_gpu.calibrate import residual_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.image import PSF, Image, PSFModel
@@ -95,6 +96,7 @@ class PairPreparer:
     def __post_init__(self) -> None:
         self._reference: Exposure | None = None
 
+    @one_blas_thread()
     def prepare(self, science: Image) -> Pair:
         """Run every stage on one science image; the reference comes to its grid."""
         profile: dict[str, float] = {}

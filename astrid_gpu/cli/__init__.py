@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         0 done, 1 an input failed, 2 usage or configuration.
     """
+    if "numpy" not in sys.modules:  # or its BLAS has threads already, which get in the way of ours
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     parser = _parser()
     try:
         args = parser.parse_args(argv)
