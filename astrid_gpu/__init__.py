@@ -30,6 +30,7 @@ _PUBLIC = {
     "find_peaks": "astrid_gpu.engine.peaks",
     "get_backend": "astrid_gpu.backends",
     "Image": "astrid_gpu.image",
+    "measure_noise_spectrum": "astrid_gpu.calibrate",
     "measure_psf": "astrid_gpu.psf",
     "PSF": "astrid_gpu.image",
     "PSFModel": "astrid_gpu.image",

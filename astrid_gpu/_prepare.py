@@ -17,6 +17,7 @@ from astrid_gpu._given import Given, Models, choose_psfs, read_given
 from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
+from astrid_gpu._noise_model import NoiseModel, noise_model
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends.blas import one_blas_thread
@@ -32,7 +33,10 @@ MAX_SCATTER = 0.01
 that the sources are no stars or vary, and would hide transients on galaxies."""
 
 CORRELATED = 1.1
-"""Noise of the smoothed difference over that of white noise from which on the variances are raised to match."""
+"""Noise of the smoothed difference over that of the noise model from which on the variances are raised to match."""
+
+OVERSTATED = 0.9
+"""And below which a measured spectrum is not believed: what it took for noise does not differ between the images."""
 
 
 @dataclass
@@ -62,6 +66,8 @@ class Pair:
     registered: Registered | None = None
     details: np.ndarray | None = None  # pixel flags above the engine's byte
     plan: Any = None  # how it is cut into tiles, once that is decided
+    noise_spectrum_science: np.ndarray | None = None  # autocorrelation of the noise, None where it is white
+    noise_spectrum_reference: np.ndarray | None = None
 
 
 @dataclass
@@ -71,6 +77,7 @@ class _Matched:
     ratio: FluxRatio
     registered: Registered
     factor: float
+    noise: NoiseModel
     steps: list[Step]
     model: FluxModel | None = None
 
@@ -140,10 +147,12 @@ class PairPreparer:
         stars: list[np.ndarray],
     ) -> tuple[Image, float, Aligned, float, _Matched]:
         """Flux ratio, registration and the sky that is left; once more if the noise proves correlated."""
-        science, factor, found = sci.image, 1.0, 1.0
+        science, factor, found, noise = sci.image, 1.0, 1.0, NoiseModel()
         aligned, model, levelled = self._level(science, aligned, psfs, models, stars)
-        for attempt in range(2):
-            weights = (science.known_variance * factor**2, aligned.image.known_variance * factor**2)
+        given = science.known_variance, aligned.image.known_variance
+        measured = settled = False
+        while True:
+            weights = [_raised(v, factor**2 * by) for v, by in zip(given, noise.excess, strict=True)]
             ratio = flux_ratio(science, aligned.image, *psfs, stars[0], stars[1], *weights, psf_models=models)
             registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
             reference = registered.reference
@@ -155,21 +164,33 @@ class PairPreparer:
                     registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
                     reference = registered.reference
             beta = self.given.flux_ratio or ratio.beta
+            if not measured:
+                bad = science.bad | ~np.isfinite(reference) | ~aligned.footprint
+                noise = noise_model(self._noise_mode(), (science.data, reference), given, psfs, beta, bad)
+            true = [_raised(v, factor**2 * scale) for v, scale in zip(given, noise.scales, strict=True)]
             level, found, how = residual_background(
-                science, reference, beta, *psfs, weights, aligned.footprint, self.config.box
+                science, reference, beta, *psfs, (true[0], true[1]), aligned.footprint, self.config.box, noise.stamps
             )
-            if attempt == 1 or found < CORRELATED:
+            if not measured and noise.coloured and found < OVERSTATED and self.config.noise == "auto":
+                measured, noise = True, noise.white(f"the difference has {found:.3f} of that: taken for white")
+                continue
+            measured = True
+            if settled or (found < CORRELATED and not noise.coloured):
                 break
-            factor = found
+            settled, factor = True, found if found >= CORRELATED else 1.0
         sky = [_sky_step(science.name, level, how, taken=self.config.background), _noise_step(factor, found)]
         if self.config.background:
             science = science.with_(data=(science.data - level).astype(science.data.dtype))
-        if factor != 1.0:
-            science = science.with_(variance=weights[0])
-            aligned = replace(aligned, image=aligned.image.with_(variance=weights[1]))
-        steps = [*_ratio_steps(ratio, self.given), *levelled, *registered.steps, *sky]
-        matched = _Matched(ratio, registered, factor, steps, model)
-        return science, sci.sigma * factor, aligned, sigma_r * factor, matched
+        science = science.with_(variance=true[0])
+        aligned = replace(aligned, image=aligned.image.with_(variance=true[1]))
+        steps = [*_ratio_steps(ratio, self.given), *levelled, *registered.steps, sky[0], *noise.steps, sky[1]]
+        matched = _Matched(ratio, registered, factor, noise, steps, model)
+        sigmas = [s * factor * np.sqrt(by) for s, by in zip((sci.sigma, sigma_r), noise.scales, strict=True)]
+        return science, sigmas[0], aligned, sigmas[1], matched
+
+    def _noise_mode(self) -> str:
+        """Return how noise is to be taken: only ZOGY asks for its spectrum."""
+        return self.config.noise if self.config.method == "zogy" else "unasked"
 
     def _level(
         self, science: Image, aligned: Aligned, psfs: tuple[PSF, PSF], models: Models, stars: list[np.ndarray]
@@ -216,6 +237,7 @@ class PairPreparer:
             "noise_factor": float(matched.factor),
             "pixel_noise_factor": float(aligned.noise_factor),
             "map_error": float(aligned.map_error),
+            **matched.noise.metrics,
             "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
@@ -236,6 +258,8 @@ class PairPreparer:
             registered=matched.registered,
             flags=flags,
             details=details,
+            noise_spectrum_science=matched.noise.stamps[0],
+            noise_spectrum_reference=matched.noise.stamps[1],
             wcs=sci.image.wcs,
             zero_point=zero_point,
             steps=[*steps, *note],
@@ -249,6 +273,11 @@ class PairPreparer:
         )
 
 
+def _raised(variance: np.ndarray, factor: float) -> np.ndarray:
+    """Return a variance map times a factor; the map itself for 1."""
+    return variance if factor == 1 else variance * variance.dtype.type(factor)
+
+
 def _sky_step(name: str, level: np.ndarray, how: str, *, taken: bool) -> Step:
     """Tell what sky was left in the difference, and whether it was taken off."""
     middle = median_of(level, np.zeros(level.shape, bool))
@@ -257,10 +286,10 @@ def _sky_step(name: str, level: np.ndarray, how: str, *, taken: bool) -> Step:
 
 
 def _noise_step(factor: float, found: float) -> Step:
-    """Tell how the noise of the smoothed difference on blank sky compares with white noise."""
-    text = f"blank sky of the smoothed difference varies {found:.3f} times as much as white noise of the variances"
+    """Tell how the noise of the smoothed difference on blank sky compares with the noise model."""
+    text = f"blank sky of the smoothed difference varies {found:.3f} times as much as noise of the variances"
     if factor != 1.0:
-        text = f"neighbouring pixels are correlated: both variances raised by {factor:.3f}²; after that {text}"
+        text = f"both variances raised by {factor:.3f}²; after that {text}"
     return Step("noise", text, {"factor": factor, "found": found})
 
 

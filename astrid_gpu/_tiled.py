@@ -108,7 +108,8 @@ def choose_overlap(pair: Pair) -> int:
     sigma_n, sigma_r, f_r = pair.sigma_science, pair.sigma_reference, 1 / pair.flux_ratio
     scale = max(1 / sigma_n, f_r / sigma_r)
     params = make_params(1.0, 1.0, 1 / sigma_n / scale, f_r / sigma_r / scale)
-    kernels = zogy_kernels(stamps[0][None], stamps[1][None], params)
+    noise = [None if a is None else a[None] for a in (pair.noise_spectrum_science, pair.noise_spectrum_reference)]
+    kernels = zogy_kernels(stamps[0][None], stamps[1][None], params, noise=(noise[0], noise[1]))
     least = max(max(stamp.shape) for stamp in stamps) // 2 + 1
     brightest = float(np.nanmax(np.where(pair.flags & INVALID, 0, pair.science))) / sigma_n / stamps[0].max()
     for halo in _OVERLAPS:
@@ -273,6 +274,8 @@ def _run(
         flux_reference=1 / values.flux_ratio[chosen],
         variance_science=tiles.cut(pair.variance_science, numbers),
         variance_reference=tiles.cut(pair.variance_reference, numbers),
+        noise_spectrum_science=pair.noise_spectrum_science,
+        noise_spectrum_reference=pair.noise_spectrum_reference,
         mask=tiles.cut(pair.flags, numbers),
         astrometric_error=values.astrometric_error[chosen],
         flux_ratio_error=pair.relative_error,

@@ -8,6 +8,8 @@ import numpy as np
 
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio
 from astrid_gpu._noise import dilated, median_of, noise_variance, sky_sigma, source_pixels
+from astrid_gpu._noise_model import seen_by
+from astrid_gpu._noise_spectrum import measure_noise_spectrum
 from astrid_gpu._saturation import saturation_mask
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import PSF, Image
@@ -17,6 +19,7 @@ from astrid_gpu.results import Background, Step
 __all__ = [
     "FluxRatio",
     "flux_ratio",
+    "measure_noise_spectrum",
     "noise_variance",
     "residual_background",
     "saturation_mask",
@@ -99,6 +102,7 @@ def residual_background(
     variances: tuple[np.ndarray, np.ndarray],
     footprint: np.ndarray,
     box: int | None = None,
+    noise: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
 ) -> tuple[np.ndarray, float, str]:
     """Measure the sky and the noise that are left in N * P_r - beta R * P_n, where every static source cancels.
 
@@ -120,13 +124,15 @@ def residual_background(
         Where the reference has data.
     box : int, optional
         Side of a mesh box. Default: 8 FWHM, 32 at least; smaller than for one image, since stars are gone.
+    noise : pair of arrays (ky, kx), or None
+        Autocorrelations of the noise of each; None is white.
 
     Returns
     -------
     (level, factor, how) : array (ny, nx), float, str
         `level` is what to take off the science image, and `how` in a few words how it was found. `factor` is the noise
-        of the smoothed difference on blank sky over that of white noise of the stated variances: above 1 where
-        neighbouring pixels are correlated, as in drizzled and resampled images.
+        of the smoothed difference on blank sky over that of noise of the stated variances and autocorrelations: above 1
+        where neighbouring pixels are correlated, as in drizzled and resampled images, and it is taken for white.
 
     Notes
     -----
@@ -151,10 +157,12 @@ def residual_background(
     ]
     white = sum(
         convolve(
-            np.where(out, v.dtype.type(median_of(v, out) if few else np.nan), v), _core(psf.data**2), normalize=False
+            np.where(out, v.dtype.type(median_of(v, out) if few else np.nan), v),
+            _core(seen_by(psf.data, stamp)),
+            normalize=False,
         )
         * v.dtype.type(scale)
-        for v, psf, scale in zip(variances, psfs, (1.0, beta**2), strict=True)
+        for v, psf, stamp, scale in zip(variances, psfs, noise, (1.0, beta**2), strict=True)
     )
     rest = smooth[0] - smooth[1].dtype.type(beta) * smooth[1]
     out = (near if few else out) | ~np.isfinite(rest)

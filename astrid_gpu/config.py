@@ -59,6 +59,9 @@ class SubtractConfig:
     registration : {"shift", "noise", "none"}
         What to do with the registration measured on stars: remove the mean shift and count the scatter as
         astrometric noise; only count both as noise; or nothing.
+    noise : {"auto", "coloured", "white"}
+        What the noise of blank sky is taken for: its power spectrum is measured on each image, and used where the
+        correlation of neighbouring pixels matters ("auto"), always, or never.
     renormalise : {"global", "local", "none"}
         Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
         where the noise model does not hold: by one number, or by a smooth map where the width varies over the frame
@@ -87,6 +90,7 @@ class SubtractConfig:
     psf_order: int | str = "auto"
     flux_order: int | str = "auto"
     registration: str = "shift"
+    noise: str = "auto"
     renormalise: str = "global"
     tiles: str | int = "auto"
     backend: Any = "auto"
@@ -104,6 +108,7 @@ class SubtractConfig:
             _choice(name, getattr(self, name), ("auto", 0, 1, 2, 3))
         _choice("registration", self.registration, ("shift", "noise", "none"))
         _choice("cosmic_rays", self.cosmic_rays, ("none", "auto", "astroscrappy"))
+        _choice("noise", self.noise, ("auto", "coloured", "white"))
         _choice("renormalise", self.renormalise, ("global", "local", "none"))
         _choice("dtype", self.dtype, (None, "float32", "float64"))
         if self.tiles not in ("auto", "never") and (

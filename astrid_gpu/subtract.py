@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._calibration import calibrate_score, part_of
+from astrid_gpu._noise_model import stack_stamps
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
 from astrid_gpu._tiled import plan_tiles, subtract_tiles
 from astrid_gpu._trails import flag_trails
@@ -186,6 +187,8 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
         flux_reference=1 / beta,
         variance_science=np.stack([p.variance_science for p in pairs]),
         variance_reference=np.stack([p.variance_reference for p in pairs]),
+        noise_spectrum_science=stack_stamps([p.noise_spectrum_science for p in pairs]),
+        noise_spectrum_reference=stack_stamps([p.noise_spectrum_reference for p in pairs]),
         astrometric_error=np.array([p.astrometric_error for p in pairs]),
         flux_ratio_error=np.array([p.relative_error for p in pairs]),
         outputs=_OUTPUTS,

@@ -287,22 +287,22 @@ class WholeFrames:
     def _score_kernels(self, i: int, *, act: bool) -> list[np.ndarray]:
         """Return k_n and k_r, middle at (0, 0): from the small grid, or those of the frame where that is smaller.
 
-        Those that `act` on N and R, or those that white noise is behind.
+        Those that `act` on N and R, or those that act on white noise.
         """
         kernels = self.problem.kernels(i)
         shape, small = self.plan[:2], [k[0] for k in (kernels.score if act else kernels.weights)]
         if min(shape) >= len(small[0]):
             return small
-        white = self._white(i) if act else (None, None)
-        return _score_kernels(*self._psfs(i), self.problem.params[i], shape, white)
+        return _score_kernels(*self._psfs(i), self.problem.params[i], shape, self._behind(i, 0 if act else 1))
 
     def _psfs(self, i: int) -> list[np.ndarray]:
         """Return P_n and P_r, behind what makes their images' noise white."""
         return [colour.psf[i % len(colour.psf)] for colour in self.problem.colour]
 
-    def _white(self, i: int) -> tuple[Any, Any]:
-        """Return the kernels that make the noise of N and R white, None where it is."""
-        n, r = (None if c.stamp is None else c.stamp[i % len(c.stamp)] for c in self.problem.colour)
+    def _behind(self, i: int, which: int) -> tuple[Any, Any]:
+        """Return the kernels that make the noise of N and R white (0), or what is left of it (1); None where it is."""
+        stamps = [colour.kernels[which] for colour in self.problem.colour]
+        n, r = (None if stamp is None else stamp[i % len(stamp)] for stamp in stamps)
         return n, r
 
     def _pair(self, i: int) -> tuple[int, ...]:
@@ -331,7 +331,7 @@ class WholeFrames:
         modes = self.difference, self.score, apart, self.weigh, self.reference is not None
         psfs = self._kernel("psfs", self._pair(i), lambda: self._psfs(i))
         squares = self._small(i, "squares") if self.weigh else psfs
-        whiten = self._kernel("whiten", self._pair(i), lambda: self._white(i))
+        whiten = self._kernel("whiten", self._pair(i), lambda: self._behind(i, 0))
 
         def task(k: int, bufs: Any, _: Any) -> None:
             combine(k, self.planes, slots, modes, psfs, squares, whiten, numbers, bufs, self.plan)

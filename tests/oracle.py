@@ -20,17 +20,20 @@ def place(stamp: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return frame
 
 
-def noise_power(autocorrelation: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The power spectrum of noise with this autocorrelation on a whole frame, its floor 3 % of the largest power."""
+def noise_power(autocorrelation: np.ndarray, shape: tuple[int, int], floor: float) -> np.ndarray:
+    """The power spectrum of noise with this autocorrelation on a whole frame, above a part of the largest power."""
     power = np.fft.fft2(place(autocorrelation, shape)).real
-    floor = 0.03 * np.fft.fft2(place(autocorrelation, (64, 64))).real.max()
-    return power / 2 + np.sqrt(power**2 / 4 + floor**2)
+    least = floor * np.fft.fft2(place(autocorrelation, (64, 64))).real.max()
+    return (power / 2 + np.sqrt(power**2 / 4 + least**2)) / (0.5 + np.sqrt(0.25 + floor**2))
 
 
-def zogy_oracle(N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, eps=0.0, En=0.0, Er=0.0, qn=1.0, qr=1.0):
+def zogy_oracle(
+    N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, eps=0.0, En=0.0, Er=0.0, qn=1.0, qr=1.0, tn=1.0, tr=1.0
+):
     """All products of one pair on a periodic frame. PSFs are frames with their centre at (0, 0).
 
-    qn and qr are the power spectra of the noise in units of sn² and sr², numbers or frames.
+    qn and qr are the power spectra of the noise in units of sn² and sr² that the filter is made for, tn and tr the true
+    ones, numbers or frames.
     """
     fft, ifft = np.fft.fft2, np.fft.ifft2
     n_, r_, pn, pr = fft(N), fft(R), fft(Pn), fft(Pr)
@@ -46,7 +49,7 @@ def zogy_oracle(N, R, Pn, Pr, sn, sr, Fn, Fr, Vn, Vr, dy=0.0, dx=0.0, eps=0.0, E
     kr = np.where(ok, Fr * Fn**2 * pr.conj() * np.abs(pn) ** 2 / safe, 0)
     SN, SR = ifft(kn * n_).real, ifft(kr * r_).real
     S = SN - SR
-    wn, wr = ifft(kn * np.sqrt(qn)).real, ifft(kr * np.sqrt(qr)).real
+    wn, wr = ifft(kn * np.sqrt(tn)).real, ifft(kr * np.sqrt(tr)).real
     V = ifft(fft(Vn) * fft(wn**2)).real + ifft(fft(Vr) * fft(wr**2)).real
     V = np.maximum(V, np.finfo(float).tiny)  # rounding, far out in the padding
     if np.any(En) or np.any(Er):

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--flux-order", default="auto", help="auto, or 0 to 3: the same of the flux ratio")
     how.add_argument("--registration", default="shift", help="shift, noise or none")
     how.add_argument("--tiles", default="auto", type=_tiles, help="auto, never, or the side of a tile in pixels")
+    how.add_argument("--noise", default="auto", help="auto, coloured or white: the noise spectrum of blank sky")
     how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
     how.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy")
     how.add_argument("--profile", action="store_true", help="print where the time went")
@@ -89,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
             flux_order=_order(args.flux_order),
             registration=args.registration,
             tiles=args.tiles,
+            noise=args.noise,
             renormalise=args.renormalise,
             backend=args.backend,
         ),

@@ -39,51 +39,56 @@ class Colour:
         return 1 if self.stamps is None else len(self.stamps)
 
     @cached_property
-    def floors(self) -> np.ndarray:
-        """Return `ops.noise_spectrum.noise_floor`."""
-        assert self.stamps is not None
-        return ops.noise_floor(self.stamps)
-
-    @cached_property
     def at_zero(self) -> np.ndarray:
-        """Noise power at k = 0 in units of the mean over all k, (1 or n,)."""
-        if self.stamps is None:
-            return np.ones(1)
-        total = self.stamps.sum(axis=(1, 2))
-        return (total + np.sqrt(total**2 + 4 * self.floors**2)) / 2
+        """Noise power that the filters count on at k = 0, in units of the mean over all k, (1 or n,)."""
+        return np.ones(1) if self.stamps is None else ops.filter_power(self.stamps, _smallest(self.stamps))[:, 0, 0]
 
     def whitener(self, b: Backend, shape: tuple[int, int]) -> Any:
-        """Return 1 / sqrt(q) on a frame in double precision, (1 or n, py, hx); None for white noise."""
+        """Return 1 / sqrt(q_f) on a frame in double precision, (1 or n, py, hx); None for white noise."""
+        return None if self.stamps is None else 1 / b.xp.sqrt(self._power(ops.filter_power, b, shape))
+
+    def remainder(self, b: Backend, shape: tuple[int, int]) -> Any:
+        """Return sqrt(q / q_f), likewise: what colour the noise has that was made white."""
         if self.stamps is None:
             return None
-        return ops.whitener(b.asarray(self.stamps, np.float64), self.floors, shape, b.rfft2, xp=b.xp)
+        return b.xp.sqrt(self._power(ops.noise_power, b, shape) / self._power(ops.filter_power, b, shape))
+
+    def _power(self, kind: Any, b: Backend, shape: tuple[int, int]) -> Any:
+        return kind(self.stamps, shape, b.rfft2, xp=b.xp)
 
     def psf_spectrum(self, b: Backend, shape: tuple[int, int]) -> Any:
-        """Return P̂ / sqrt(q) in double precision, (1 or n, py, hx)."""
+        """Return P̂ / sqrt(q_f) in double precision, (1 or n, py, hx)."""
         spectrum = transfer_function(b.asarray(self._psf, np.float64), shape, b.rfft2, xp=b.xp)
         white = self.whitener(b, shape)
         return spectrum if white is None else spectrum * white
 
     @cached_property
-    def stamp(self) -> np.ndarray | None:
-        """Kernel of 1 / sqrt(q), odd and centred, (1 or n, ky, kx); None for white noise."""
+    def kernels(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Kernels of 1 / sqrt(q_f) and sqrt(q / q_f), odd and centred, (1 or n, ky, kx); None for white noise."""
         if self.stamps is None:
-            return None
-        return np.concatenate(_same_side([_whitening(s.tobytes(), s.shape) for s in self.stamps]))
+            return None, None
+        pairs = [_kernels(stamp.tobytes(), stamp.shape) for stamp in self.stamps]
+        one, two = (np.concatenate(_same_side([pair[i] for pair in pairs])) for i in (0, 1))
+        return one, two
 
     @cached_property
     def psf(self) -> np.ndarray:
-        """The PSF behind that kernel, odd and centred, (1 or n, ky, kx)."""
-        return self._psf if self.stamp is None else ops.trimmed(ops.convolved(self._psf, self.stamp), _PSF_CUT)
+        """The PSF behind the first of them, odd and centred, (1 or n, ky, kx)."""
+        white = self.kernels[0]
+        return self._psf if white is None else ops.trimmed(ops.convolved(self._psf, white), _PSF_CUT)
+
+
+def _smallest(stamps: np.ndarray) -> tuple[int, int]:
+    return stamps.shape[1], stamps.shape[2]
 
 
 @lru_cache(maxsize=64)
-def _whitening(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """Return `ops.noise_spectrum.whitening_stamps` of the autocorrelation with these bytes, (1, ky, kx)."""
-    stamps = np.frombuffer(data).reshape(1, *shape)
-    found = ops.whitening_stamps(stamps, ops.noise_floor(stamps))
-    found.setflags(write=False)
-    return found
+def _kernels(data: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `ops.noise_spectrum.kernel_stamps` of the autocorrelation with these bytes, (1, ky, kx) each."""
+    one, two = ops.kernel_stamps(np.frombuffer(data).reshape(1, *shape))
+    one.setflags(write=False)
+    two.setflags(write=False)
+    return one, two
 
 
 def _same_side(stamps: list[np.ndarray]) -> list[np.ndarray]:

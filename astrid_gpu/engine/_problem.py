@@ -68,7 +68,7 @@ class Problem:
     def psf_spectra(self, shape: tuple[int, int] | None = None) -> tuple[Any, Any]:
         """P̂_n and P̂_r in double precision, (1 or n, py, hx), on the padded frame (kept) or on one of `shape`.
 
-        Where noise is coloured they are those of the images made white: P̂ / sqrt(q).
+        Where noise is coloured they are those of the images made white: P̂ / sqrt(q_f).
         """
         if shape in (None, self.padded):
             if not hasattr(self, "_spectra"):
@@ -82,8 +82,14 @@ class Problem:
 
     @cached_property
     def whiteners(self) -> tuple[Any, Any]:
-        """What makes the noise of science and reference white, on the padded frame; None where it is."""
+        """1 / sqrt(q_f) of science and reference on the padded frame; None where the noise is white."""
         n, r = (colour.whitener(self.backend, self.padded) for colour in self.colour)
+        return n, r
+
+    @property
+    def remainders(self) -> tuple[Any, Any]:
+        """sqrt(q / q_f), likewise."""
+        n, r = (colour.remainder(self.backend, self.padded) for colour in self.colour)
         return n, r
 
     @cached_property

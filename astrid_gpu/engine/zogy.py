@@ -70,7 +70,7 @@ def zogy(
     noise_spectrum_science, noise_spectrum_reference : array, shape (ky, kx) or (n, ky, kx), optional
         Autocorrelation of the background noise, for resampled, drizzled or coadded images: an odd stamp, symmetric
         about its middle pixel (lag 0), to which it is normalised; `measure_noise_spectrum` makes one of an image.
-        Its transform q(k) stands beside sigma² in the denominator, floored at 3 % of its maximum, and V(S) follows.
+        Its transform q(k) stands beside sigma² in the denominator, floored at 5 % of its maximum, and V(S) follows.
         sigma and the variances stay those of a pixel. Default: white, no cost.
     mask : bool or uint8 array, shape (ny, nx) or (n, ny, nx), optional
         True, or bits of `astrid_gpu.flags.PixelFlag`. Pixels with an INVALID bit are filled smoothly and come out
@@ -206,12 +206,11 @@ def _score_maps(problem: Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list
     b, xp = problem.backend, problem.backend.xp
     Pn, Pr = (p.astype(Sn.dtype) for p in problem.psf_spectra())  # made in double: small values keep their digits
     kernels = [b.irfft2(k, problem.padded) for k in reference_ops.score_kernels(Pn, Pr, problem.kernel_params, xp=xp)]
-    kn2, kr2 = (b.rfft2(k**2) for k in kernels)
+    kn2, kr2 = (b.rfft2(k**2) for k in _behind(problem, kernels, problem.remainders))
     floor = 1e-6 * b.to_host((kn2[:, 0, 0] + kr2[:, 0, 0]).real)
     variance = _weigh(b, [f.variance for f in pair], [kn2, kr2], problem.padded)  # eqs. 26, 27
     if any(f.error is not None for f in pair):
-        act = zip(kernels, problem.whiteners, strict=True)  # on N and R themselves, not on what is made white of them
-        kernels = [k if w is None else b.irfft2(_whitened(b.rfft2(k), w), problem.padded) for k, w in act]
+        kernels = _behind(problem, kernels, problem.whiteners)  # on N and R themselves, not on what is white of them
         variance = variance + _fill_variance(b, [f.error for f in pair], kernels, problem.padded)
     norm = b.to_host(reference_ops.score_norm(Pn, Pr, problem.kernel_params, problem.padded, xp=xp))
     n = problem.n
@@ -231,9 +230,15 @@ def _score_maps(problem: Problem, wanted: set[str], Sn: Any, Sr: Any, pair: list
     return finish(*frames, variance, scales, problem.errors, problem.shape, names)
 
 
-def _whitened(spectrum: Any, white: Any) -> Any:
-    """Return a spectrum times 1 / sqrt(q); as it is where noise is white."""
-    return spectrum if white is None else spectrum * white.astype(spectrum.real.dtype)
+def _whitened(spectrum: Any, factor: Any) -> Any:
+    """Return a spectrum times a real factor; as it is where that is None and noise white."""
+    return spectrum if factor is None else spectrum * factor.astype(spectrum.real.dtype)
+
+
+def _behind(problem: Problem, kernels: list[Any], factors: tuple[Any, Any]) -> list[Any]:
+    """Return kernels on the padded frame behind others, given as spectra, or None."""
+    b, pairs = problem.backend, zip(kernels, factors, strict=True)
+    return [k if f is None else b.irfft2(_whitened(b.rfft2(k), f), problem.padded) for k, f in pairs]
 
 
 def _weigh(b: Backend, maps: list[Any], kernels: list[Any], shape: tuple[int, int]) -> Any:

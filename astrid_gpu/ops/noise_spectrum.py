@@ -1,24 +1,26 @@
-r"""Coloured noise: the power spectrum q(k) of background noise from its autocorrelation, and what makes it white.
+r"""Coloured noise: the power spectrum q(k) of background noise from its autocorrelation, and a filter that whitens it.
 
 The noise of resampled, drizzled or coadded images is correlated from pixel to pixel. With sigma the standard deviation
 of a pixel and a(d) the correlation of two pixels d apart (a(0) = 1), its power spectrum is sigma² q(k), where
 
-.. math::
+.. math:: q(k) = h(\hat a, 0.003), \quad \hat a(k) = \sum_d a(d) e^{-2 \pi i k d}, \quad
+    h(\hat a, f) = \frac{\hat a + \sqrt{\hat a^2 + (2 f \max \hat a)^2}}{1 + \sqrt{1 + (2 f)^2}}
 
-    q(k) = \tfrac12 \left(\hat a + \sqrt{\hat a^2 + 4 f^2}\right), \quad \hat a(k) = \sum_d a(d) e^{-2 \pi i k d},
-    \quad f = 0.03 \max \hat a.
+The mean of â over all frequencies is 1. A measured â may fall to zero or below; h is â where that is far above f of its
+maximum, f of its maximum where it is 0, without a kink, which keeps kernels compact; and 1 for white noise.
 
-The mean of â over all frequencies is 1. A measured â may fall to zero or below; q is â where that is far above f and
-f where it is 0, without a kink, which keeps the kernels below compact. So no frequency is trusted more than 1 / f.
+The filters of ZOGY do not have to go as far: they take the noise to be q_f(k) = h(â, 0.05). No frequency is then
+trusted more than twenty times as much as another for having less noise, which would be trusting PSFs where they are
+next to nothing. Their noise is reckoned with q: it is right whatever the filter.
 
-ZOGY needs nothing else: with N̂ / sqrt(q_n) in the place of N̂, P̂_n / sqrt(q_n) in that of P̂_n, and the same of R, the
+ZOGY needs nothing else: with N̂ / sqrt(q_f) in the place of N̂, P̂_n / sqrt(q_f) in that of P̂_n, and the same of R, the
 equations for white noise are those for
 
 .. math:: den(k) = \sigma_n^2 q_n F_r^2 |\hat P_r|^2 + \sigma_r^2 q_r F_n^2 |\hat P_n|^2
 
-Ŝ, D̂ and F_S come out the same, k̂_n comes out as k̂_n sqrt(q_n), whose square is what the variances are convolved
-with (noise of variance V_N(x) is white noise, convolved with the zero-phase kernel of sqrt(q_n)), and only F_D and P_D
-have to be told of q(0).
+(q_n and q_r being those filters' q_f.) Ŝ, D̂ and F_S come out the same, and k̂_n comes out as k̂_n sqrt(q_f). Noise of
+variance V_N(x) is white noise, convolved with the zero-phase kernel of sqrt(q): so V_N is convolved with the square of
+the kernel of k̂_n sqrt(q), which is what came out times sqrt(q / q_f). Only F_D and P_D have to be told of q_f(0).
 """
 
 from __future__ import annotations
@@ -30,59 +32,70 @@ import numpy as np
 
 from astrid_gpu.ops.fourier import transfer_function
 
-__all__ = ["NOISE_FLOOR", "convolved", "noise_floor", "noise_power", "trimmed", "whitener", "whitening_stamps"]
+__all__ = ["FILTER_FLOOR", "NOISE_FLOOR", "convolved", "filter_power", "kernel_stamps", "noise_power", "trimmed"]
 
-NOISE_FLOOR = 0.03
-"""Noise power that is assumed where the autocorrelation says that there is none, as a fraction of its maximum."""
+FILTER_FLOOR = 0.05
+"""Least noise power that a filter counts on, as a fraction of its maximum."""
 
-_FLOOR_GRID = 64
+NOISE_FLOOR = 0.003
+"""Least noise power that there is taken to be, likewise."""
+
+_PEAK_GRID = 64
 _STAMP_GRID = 256
 _CUT = 1e-7
 
 
-def noise_floor(stamps: np.ndarray) -> np.ndarray:
-    """Return f (m,) of autocorrelation stamps (m, ky, kx), odd and centred: from the maximum of â on one fixed grid."""
-    side = max(_FLOOR_GRID, *stamps.shape[1:])
-    return NOISE_FLOOR * transfer_function(stamps, (side, side), np.fft.rfft2).real.max(axis=(1, 2))
-
-
 def noise_power(
-    stamps: Any, floors: Any, shape: tuple[int, int], rfft2: Callable[[Any], Any] = np.fft.rfft2, *, xp: Any = np
+    stamps: Any, shape: tuple[int, int], rfft2: Callable[[Any], Any] = np.fft.rfft2, *, xp: Any = np
 ) -> Any:
     """Return q (m, py, px // 2 + 1), real and positive, on the half spectrum of a frame of `shape`.
 
     Parameters
     ----------
     stamps : float64 array, shape (m, ky, kx)
-        Autocorrelation: odd sides no larger than `shape`, symmetric about the middle pixel, which is 1.
-    floors : array, shape (m,)
-        `noise_floor`.
+        Autocorrelation, on the host: odd sides no larger than `shape`, symmetric about the middle pixel, which is 1.
     shape : (py, px)
     rfft2 : callable
-        Forward real transform over the last two axes.
+        Forward real transform over the last two axes, of arrays of `xp`.
     """
-    power = transfer_function(stamps, shape, rfft2, xp=xp).real
-    floor = xp.asarray(floors)[:, None, None]
-    return (power + xp.sqrt(power**2 + 4 * floor**2)) / 2
+    return _power(stamps, shape, NOISE_FLOOR, rfft2, xp)
 
 
-def whitener(
-    stamps: Any, floors: Any, shape: tuple[int, int], rfft2: Callable[[Any], Any] = np.fft.rfft2, *, xp: Any = np
+def filter_power(
+    stamps: Any, shape: tuple[int, int], rfft2: Callable[[Any], Any] = np.fft.rfft2, *, xp: Any = np
 ) -> Any:
-    """Return 1 / sqrt(q) (m, py, px // 2 + 1): what makes the noise white; arguments as of `noise_power`."""
-    return 1 / xp.sqrt(noise_power(stamps, floors, shape, rfft2, xp=xp))
+    """Return q_f (m, py, px // 2 + 1); arguments as of `noise_power`."""
+    return _power(stamps, shape, FILTER_FLOOR, rfft2, xp)
 
 
-def whitening_stamps(stamps: np.ndarray, floors: np.ndarray) -> np.ndarray:
-    """Return the kernels of 1 / sqrt(q) as odd, centred stamps (m, ky, kx) float64, for backends that want stamps.
+def _power(stamps: Any, shape: tuple[int, int], floor: float, rfft2: Callable[[Any], Any], xp: Any) -> Any:
+    power = transfer_function(xp.asarray(stamps), shape, rfft2, xp=xp).real
+    least = xp.asarray(floor * _peak(stamps))[:, None, None]
+    return (power + xp.sqrt(power**2 + 4 * least**2)) / (1 + np.sqrt(1 + 4 * floor**2))
 
-    Cut where all but 1e-7 of the sum of absolute values lies within. Their transform at k = 0 is exactly that of q.
+
+def _peak(stamps: np.ndarray) -> np.ndarray:
+    """Return max â (m,), from one grid whatever that of the frame."""
+    side = max(_PEAK_GRID, *stamps.shape[1:])
+    return transfer_function(stamps, (side, side), np.fft.rfft2).real.max(axis=(1, 2))
+
+
+def kernel_stamps(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kernels of 1 / sqrt(q_f) and of sqrt(q / q_f) as odd, centred stamps (m, ky, kx) float64.
+
+    For backends that want stamps. Cut where all but 1e-7 of the sum of absolute values lies within; at k = 0 exact.
     """
     side = max(_STAMP_GRID, 1 << int(np.ceil(np.log2(3 * max(stamps.shape[1:])))))
-    white = whitener(stamps, floors, (side, side))
-    kernels = np.fft.fftshift(np.fft.irfft2(white, s=(side, side)), axes=(1, 2))[:, 1:, 1:]
+    q, filtered = noise_power(stamps, (side, side)), filter_power(stamps, (side, side))
+    one, two = (_kernel(spectrum, side) for spectrum in (1 / np.sqrt(filtered), np.sqrt(q / filtered)))
+    return one, two
+
+
+def _kernel(spectrum: np.ndarray, side: int) -> np.ndarray:
+    """Return the kernels of real half spectra as odd stamps, trimmed."""
+    kernels = np.fft.fftshift(np.fft.irfft2(spectrum, s=(side, side)), axes=(1, 2))[:, 1:, 1:]
     kernels = trimmed(kernels, _CUT)
-    return kernels * (white[:, 0, 0] / kernels.sum(axis=(1, 2)))[:, None, None]
+    return kernels * (spectrum[:, 0, 0] / kernels.sum(axis=(1, 2)))[:, None, None]
 
 
 def trimmed(stamps: np.ndarray, cut: float) -> np.ndarray:

@@ -33,8 +33,8 @@ q_n q_r times smaller than
 
 .. math:: den(k) = \sigma_n^2 q_n F_r^2 |\hat P_r|^2 + \sigma_r^2 q_r F_n^2 |\hat P_n|^2
 
-D̂, Ŝ and F_S are those of this den, `score_kernels` returns k̂_n sqrt(q_n) and k̂_r sqrt(q_r), whose squares V_N and
-V_R are convolved with, and P̂_D has to be divided by its value at k = 0.
+D̂, Ŝ and F_S are those of this den, `score_kernels` returns k̂_n sqrt(q_n) and k̂_r sqrt(q_r), whose squares (where q is
+the true spectrum) V_N and V_R are convolved with, and P̂_D has to be divided by its value at k = 0.
 
 `params` has shape (n, 5): sigma_n, sigma_r, F_n, F_r, den_floor.
 """

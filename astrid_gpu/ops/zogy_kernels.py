@@ -16,7 +16,7 @@ import numpy as np
 
 from astrid_gpu.ops import zogy
 from astrid_gpu.ops.fourier import central_stamp, transfer_function
-from astrid_gpu.ops.noise_spectrum import noise_floor, noise_power
+from astrid_gpu.ops.noise_spectrum import filter_power, noise_power
 
 __all__ = ["KernelTails", "ZogyKernels", "kernel_grid", "zogy_kernels"]
 
@@ -186,9 +186,9 @@ def zogy_kernels(
     sides = [side for stamps in (psf_n, psf_r, *noise) if stamps is not None for side in stamps.shape[1:]]
     g = grid or kernel_grid(*sides)
     P = [transfer_function(p, (g, g), np.fft.rfft2) for p in (psf_n, psf_r)]
-    q = [None if a is None else noise_power(a, noise_floor(a), (g, g)) for a in noise]
-    root_q = [None if power is None else np.sqrt(power) for power in q]
-    Pn, Pr = (p if w is None else p / w for p, w in zip(P, root_q, strict=True))  # of the images made white
+    colour = [None if a is None else np.sqrt(noise_power(a, (g, g))) for a in noise]
+    white = [None if a is None else 1 / np.sqrt(filter_power(a, (g, g))) for a in noise]
+    Pn, Pr = (_times(p, w) for p, w in zip(P, white, strict=True))  # of the images made white
     floor = params[:, 4, None, None]
     s_n, s_r, f_n, f_r = (params[:, i, None, None] for i in range(4))
     pn2, pr2 = (p.real**2 + p.imag**2 for p in (Pn, Pr))
@@ -196,20 +196,28 @@ def zogy_kernels(
     usable = den > floor
     inverse = np.where(usable, 1 / np.maximum(den, floor), 0)
     root = np.sqrt(inverse)
-    white = np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2)
-
-    def kernels(n: np.ndarray, r: np.ndarray, *, act: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """Transform kernels back: those of white noise, or (`act`) those that act on N and R themselves."""
-        pair = [k / w if act and w is not None else k for k, w in zip((n, r), root_q, strict=True)]
-        one, two = (np.fft.irfft2(np.broadcast_to(k, den.shape), s=(g, g)) for k in pair)
-        return one, two
-
+    both = np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2)
     k = f_n * f_r**2 * Pn.conj() * (pr2 * inverse), f_r * f_n**2 * Pr.conj() * (pn2 * inverse)  # eqs. 29, 28
-    d = np.where(usable, f_r * Pr * root, f_r / white), np.where(usable, f_n * Pn * root, f_n / white)  # eq. 13
-    weights = kernels(*k)
-    coloured = any(power is not None for power in q)
-    score = kernels(*k, act=True) if coloured else weights
-    psf = Pr * Pn * (white * root)  # eq. 14
-    psf = np.fft.irfft2(np.broadcast_to(psf / psf[:, :1, :1] if coloured else psf, den.shape), s=(g, g))
-    norm = zogy.half_sum(f_n**2 * f_r**2 * pn2 * pr2 * inverse, g) / g**2
-    return ZogyKernels(score, kernels(*d, act=True), weights, psf, norm, (P[0], P[1]), (root_q[0], root_q[1]))
+    d = np.where(usable, f_r * Pr * root, f_r / both), np.where(usable, f_n * Pn * root, f_n / both)  # eq. 13
+    psf = Pr * Pn * (both * root)  # eq. 14
+
+    def back(spectrum: np.ndarray) -> np.ndarray:
+        return np.fft.irfft2(np.broadcast_to(spectrum, den.shape), s=(g, g))
+
+    (kn, kr), (dn, dr) = ([_times(each, w) for each, w in zip(pair, white, strict=True)] for pair in (k, d))
+    score = back(kn), back(kr)
+    coloured = any(a is not None for a in noise)
+    weights = (back(_times(kn, colour[0])), back(_times(kr, colour[1]))) if coloured else score
+    return ZogyKernels(
+        score=score,
+        difference=(back(dn), back(dr)),
+        weights=weights,
+        psf=back(psf / psf[:, :1, :1] if coloured else psf),
+        norm=zogy.half_sum(f_n**2 * f_r**2 * pn2 * pr2 * inverse, g) / g**2,
+        transfer=(P[0], P[1]),
+        colour=(colour[0], colour[1]),
+    )
+
+
+def _times(spectrum: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
+    return spectrum if factor is None else spectrum * factor

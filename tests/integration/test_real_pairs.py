@@ -42,20 +42,23 @@ def decam(folder: Path, band: str, exposure: str, chip: str) -> ag.Image:
     )
 
 
-def test_jwst_finds_the_faded_source(data_dir):
-    """NIRCam F200W with noise planes and WebbPSF stamps: a source of 2022-06 is gone in 2022-11, at (213, 176)."""
+def nircam(data_dir: Path) -> list[ag.Image]:
+    """NIRCam F200W of two epochs, drizzled, with noise planes and WebbPSF stamps."""
     folder, psfs = data_dir / "pairs/jwst_a2744_f200w_crop", data_dir / "psf/webbpsf"
     stems = [
         f"{o}_nircam_clear-f200w_i2d_stamp" for o in ("jw01324001001-01324-o001_t001", "jw02561001002-02561-o001_t003")
     ]
-    images = [
+    return [
         ag.read_image(
             folder / f"{stem}.crop.fits", error=folder / f"{stem}.noise.crop.fits", psf=psfs / f"{stem}.WebbPSF.fits"
         )
         for stem in stems
     ]
-    diff = ag.subtract(*images)
-    assert diff.metrics["noise_factor"] > 1.3  # drizzled: white noise of the ERR planes is not the whole story
+
+
+def test_jwst_finds_the_faded_source(data_dir):
+    """A source of 2022-06 is gone in 2022-11, at (213, 176)."""
+    diff = ag.subtract(*nircam(data_dir))
     assert robust_width(diff) == pytest.approx(1.0, abs=0.05)
     assert diff.metrics["flux_ratio"] == pytest.approx(1.0, abs=0.03)
     source, distance = nearest(ag.detect(diff), 213, 176)
@@ -63,6 +66,47 @@ def test_jwst_finds_the_faded_source(data_dir):
     assert source["score"] > 5
     assert source["polarity"] == 1
     assert not source["flags"] & int(CandidateFlag.EDGE)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+def test_jwst_noise_is_calibrated_without_renormalising(data_dir, backend):
+    """Drizzled: taken for white, its noise makes S_corr 1.7 wide. Measured, it is 1 by itself, and blank sky empty.
+
+    Registration 0.05 px, as the data's page has it. The star at (257, 169) is all but saturated, the nucleus at
+    (297, 134) is the second brightest source: what is left there is of the PSF model, not of the noise.
+    """
+    if backend == "numba":
+        pytest.importorskip("numba")
+    options = {"astrometric_error": (0.05, 0.05), "renormalise": "none", "backend": backend}
+    diff = ag.subtract(*nircam(data_dir), **options)
+    assert diff.metrics["score_corr_std_white"] > 1.5
+    assert diff.metrics["noise_factor"] == 1.0
+    assert diff.metrics["noise_correlation_science"] == pytest.approx(0.38, abs=0.03)
+    found = ag.detect(diff)
+    faint = abs(diff.science) + abs(diff.reference) < 6 * diff.metrics["sigma_science"]
+    blank = diff.score_corr[faint & (diff.mask == 0)]
+    low, high = np.percentile(blank, [15.865, 84.135])
+    assert (high - low) / 2 == pytest.approx(1.0, abs=0.05)
+    assert (abs(blank) > 5).sum() <= 2
+    source, distance = nearest(found, 213, 176)
+    assert distance < 2.0
+    assert source["score"] > 5.2
+    away = np.hypot(found["x"] - 257, found["y"] - 169) > 40
+    assert away.sum() <= 8
+    if backend == "numpy":
+        white = ag.subtract(*nircam(data_dir), noise="white", **options)
+        assert white.metrics["noise_factor"] > 1.3
+        assert diff.metrics["limiting_flux"] < 0.93 * white.metrics["limiting_flux"]
+
+
+def test_noise_is_left_white_where_that_is_as_good(data_dir):
+    """A crowded field, whose unresolved sources are not to be taken for noise, and two of a CCD as it was read."""
+    saao, eso = data_dir / "pairs/saao_kb13475", data_dir / "pairs/eso085-030"
+    crowded = ag.subtract(saao / "AKB13475I0100.fits", saao / "AKB13475I0007.fits")
+    assert any("more unresolved sources than noise: taken for white" in step.text for step in crowded.steps)
+    null = ag.subtract(eso / "aligned_eso085-030-004.fit", eso / "aligned_eso085-030-005.fit")
+    assert any("taken for white" in step.text for step in null.steps)
+    assert null.metrics["score_corr_std_white"] == pytest.approx(1.0, abs=0.05)
 
 
 @pytest.mark.parametrize(

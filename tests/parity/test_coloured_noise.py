@@ -73,7 +73,7 @@ def oracle(images, variances, noise, backend, mask=None):
         *(f.data[0] * s for f, s in zip(frames, sigmas, strict=True)), *(place(p, padded) for p in psfs), *sigmas,
         1.3, 0.4, *(f.variance[0] * s**2 for f, s in zip(frames, sigmas, strict=True)), *ERRORS,
         *(np.zeros(padded) if f.error is None else f.error[0] * s for f, s in zip(frames, sigmas, strict=True)),
-        *(1.0 if a is None else noise_power(a, padded) for a in noise),
+        *(1.0 if a is None else noise_power(a, padded, floor) for floor in (0.05, 0.003) for a in noise),
     )  # fmt: skip
     ny, nx = images[0].shape
     return {k: v[:ny, :nx] if np.ndim(v) == 2 and k != "psf" else v for k, v in full.items()}, invalid[0]

@@ -20,29 +20,30 @@ def smoothed(sigma: float, half: int = 12) -> np.ndarray:
 def test_power_of_white_noise_is_one():
     white = np.zeros((1, 5, 5))
     white[0, 2, 2] = 1
-    np.testing.assert_allclose(ops.noise_power(white, ops.noise_floor(white), (16, 21)), 1 + 0.03**2, rtol=1e-5)
+    np.testing.assert_allclose(ops.noise_power(white, (16, 21)), 1, rtol=1e-12)
+    np.testing.assert_allclose(ops.filter_power(white, (16, 21)), 1, rtol=1e-12)
 
 
-def test_power_follows_the_transform_and_stops_at_the_floor():
+@pytest.mark.parametrize(("power", "part"), [(ops.noise_power, 0.003), (ops.filter_power, 0.05)])
+def test_power_follows_the_transform_and_stops_at_the_floor(power, part):
     stamp = smoothed(1.0)[None]
-    floor = ops.noise_floor(stamp)
-    q, power = ops.noise_power(stamp, floor, (64, 64)), transfer_function(stamp, (64, 64), np.fft.rfft2).real
-    assert floor[0] == pytest.approx(0.03 * 4 * np.pi, rel=1e-6)  # q(0) = 4 pi sigma²
-    high = power > 10 * floor[0]
-    np.testing.assert_allclose(q[high], power[high], rtol=0.01)
-    assert q.min() > 0.99 * floor[0]
-    np.testing.assert_allclose(q[power < 1e-6 * floor[0]], floor[0], rtol=1e-5)
+    q, plain = power(stamp, (64, 64)), transfer_function(stamp, (64, 64), np.fft.rfft2).real
+    floor = part * 4 * np.pi / (0.5 + np.sqrt(0.25 + part**2))  # q(0) = 4 pi sigma²
+    high = plain > 10 * floor
+    np.testing.assert_allclose(q[high], plain[high], rtol=0.01)
+    assert q.min() > 0.999 * floor
+    np.testing.assert_allclose(q[plain < 1e-6 * floor], floor, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 0.8, 1.2])
-def test_whitening_stamps_are_the_whitener(sigma):
+def test_kernel_stamps_are_the_filters(sigma):
     stamp = smoothed(sigma)[None]
-    floor = ops.noise_floor(stamp)
-    kernel = ops.whitening_stamps(stamp, floor)
-    assert kernel.shape[1] % 2 == kernel.shape[2] % 2 == 1
-    got = transfer_function(kernel, (256, 300), np.fft.rfft2)
-    want = ops.whitener(stamp, floor, (256, 300))
-    assert abs(got - want).max() < 1e-6 * want.max()
+    white, rest = ops.kernel_stamps(stamp)
+    filtered, q = ops.filter_power(stamp, (256, 300)), ops.noise_power(stamp, (256, 300))
+    for kernel, want in ((white, 1 / np.sqrt(filtered)), (rest, np.sqrt(q / filtered))):
+        assert kernel.shape[1] % 2 == kernel.shape[2] % 2 == 1
+        got = transfer_function(kernel, (256, 300), np.fft.rfft2)
+        assert abs(got - want).max() < 1e-5 * want.max()
 
 
 def test_trimmed_keeps_all_but_a_part():
