@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -72,7 +73,7 @@ def observation_of(line: dict[str, Any]) -> dict[str, Any]:
     if not fits or not uri.startswith(("mast:", "http")):
         uri = ""
     stack = survey == "PS1" and ".stk." in (uri + str(line.get("obs_id")))
-    identity = str(line.get("obs_id") or line.get("obsid") or "").replace("/", "_")
+    identity = re.sub(r"[^A-Za-z0-9._+=@,~-]", "_", str(line.get("obs_id") or line.get("obsid") or ""))[:190]
     picture = str(line.get("jpegURL") or "")
     return {
         "id": identity,
@@ -105,4 +106,4 @@ def _access(rights: Any) -> str:
 def filename_of(uri: str) -> str:
     """Return the name of the file behind a URI or an address."""
     name = uri.split("?uri=")[-1].split("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    return name.lstrip(".") or "unnamed.fits"
+    return re.sub(r"[^A-Za-z0-9._+=@,~-]", "_", name).lstrip(".")[-200:] or "unnamed.fits"

@@ -37,9 +37,13 @@ _NOT_IMAGES = (
 )
 
 
-def calibrated_products(lines: Iterable[dict[str, Any]], survey: str) -> list[dict[str, Any]]:
-    """Return the products (rows of MAST's list, as dictionaries) that are calibrated FITS images, best first."""
+def calibrated_products(lines: Iterable[dict[str, Any]], survey: str, band: str = "") -> list[dict[str, Any]]:
+    """Return the products (rows of MAST's list, as dictionaries) that are calibrated FITS images, best first.
+
+    GALEX observed both its bands at once, and an observation of one may list files of the other: `band` chooses.
+    """
     found, seen = [], set()
+    other = {"NUV": "-fd-", "FUV": "-nd-"}.get(band.upper(), "") if survey == "GALEX" else ""
     for line in lines:
         uri = str(line.get("dataURI") or "")
         name = str(line.get("productFilename") or uri).lower()
@@ -51,6 +55,8 @@ def calibrated_products(lines: Iterable[dict[str, Any]], survey: str) -> list[di
         ):
             continue
         if any(part in name for part in _NOT_IMAGES) or not _is_calibrated(line, name, survey):
+            continue
+        if other and other in name:
             continue
         seen.add(uri)
         found.append(line)

@@ -48,7 +48,7 @@ def search(
     instruments: str | Sequence[str] | None = None,
     since: float | None = None,
     until: float | None = None,
-    calibration: Sequence[int] = (2, 3),
+    calibration: Sequence[int] = (2, 3, 4),
     limit: int | None = None,
     client: Client | None = None,
 ) -> Any:
@@ -67,7 +67,7 @@ def search(
     since, until : float, optional
         Modified Julian dates (UTC) between which an exposure must begin.
     calibration : sequence of int
-        Levels: 1 raw, 2 calibrated, 3 combined.
+        Levels: 1 raw, 2 calibrated, 3 combined, 4 made by the community.
     limit : int, optional
         No more rows than this, the nearest ones.
     client : Client, optional
@@ -143,7 +143,7 @@ def products(rows: Any, *, which: str | Sequence[str] = "calibrated", client: Cl
             found.append(row)
             continue
         lines = lines_of(ask_portal(client, "get_product_list", observations=[row["service_id"]]))
-        chosen = calibrated_products(lines, row["survey"])
+        chosen = calibrated_products(lines, row["survey"], row["filter"])
         if which == "best":
             chosen = best_products(chosen, row["survey"])
         elif which != "calibrated":

@@ -180,8 +180,10 @@ def _check_row(row: dict[str, Any], number: int) -> None:
         pass
     elif row["dec"] < -90 or row["dec"] > 90 or row["ra"] < 0 or row["ra"] >= 360:
         problem = f"position ({row['ra']}, {row['dec']}) is not on the sky: 0 <= ra < 360, -90 <= dec <= 90"
-    elif "/" in row["filename"] or row["filename"].startswith("."):
-        problem = f"filename {row['filename']!r} must be a plain name without a folder"
+    elif "/" in row["filename"] or row["filename"].startswith(".") or not row["filename"].isprintable():
+        problem = f"filename {row['filename']!r} must be a plain, printable name without a folder"
+    elif len(row["filename"].encode()) > 200:
+        problem = f"filename {row['filename'][:40]!r}... must have at most 200 bytes"
     if problem:
         msg = f"row {number} ({row['id'] or 'no id'}): {problem}"
         raise InputError(msg)

@@ -127,3 +127,14 @@ def test_no_other_layer_opens_fits():
         if module.startswith("astropy.io")
     ]
     assert not wrong, f"open FITS outside of astrid_gpu.io: {wrong}"
+
+
+def test_only_acquisition_reaches_the_network():
+    wrong = [
+        f"{name} line {line}: {module}"
+        for name, path in MODULES.items()
+        if part(name) != "acquire"
+        for module, line, _ in imports(name, path)
+        if module.split(".")[0] in NETWORK - {"fastavro"}
+    ]
+    assert not wrong, f"go through astrid_gpu.acquire: {wrong}"

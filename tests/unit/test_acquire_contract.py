@@ -57,8 +57,10 @@ def test_tables_of_several_adapters_stack():
         ({"survey": ""}, "survey is empty"),
         ({"kind": "picture"}, "kind 'picture'"),
         ({"role": "best"}, "role 'best'"),
-        ({"filename": "../../etc/passwd"}, "plain name"),
-        ({"filename": ".hidden"}, "plain name"),
+        ({"filename": "../../etc/passwd"}, "plain, printable name"),
+        ({"filename": ".hidden"}, "plain, printable name"),
+        ({"filename": "a\x00b.fits"}, "plain, printable name"),
+        ({"filename": "a" * 300}, "at most 200 bytes"),
         ({"colour": "red"}, "no such column"),
     ],
 )

@@ -336,6 +336,12 @@ def test_full_disk_at_the_last_step_keeps_the_cache(replay, client, tmp_path, mo
     assert len(replay.requests) == 1
 
 
+def test_cache_that_cannot_be_written(replay, client, tmp_path, cache, fits_bytes):
+    cache.write_text("a file where the folder should be")
+    replay.add("/a.fits", fits_bytes)
+    assert "cannot be written" in refused(replay, client, tmp_path)
+
+
 def test_two_processes_fetch_the_same_file_once(replay, tmp_path, cache, fits_bytes):
     code = (
         "import sys; from pathlib import Path; from astrid_gpu.acquire import Item, download\n"
@@ -419,7 +425,9 @@ def test_interrupt_ends_downloads_at_once_and_keeps_their_bytes(replay, cache, t
     quiet = threading.Event()
     replay.add("/a.fits", Answer(fits_bytes, drip=lambda: quiet.wait(0.01)))
     replay.add("/b.fits", Answer(status=429, headers={"Retry-After": "60"}))
-    items = [Item(f"{replay.url}/{name}.fits", tmp_path / f"{name}.fits") for name in "ab"]
+    other = replay.url.replace("127.0.0.1", "localhost")  # a Retry-After holds back its own host alone
+    addresses = (f"{replay.url}/a.fits", f"{other}/b.fits")
+    items = [Item(address, tmp_path / address.rsplit("/", 1)[-1]) for address in addresses]
     seen = threading.Event()
 
     def interrupt(progress):

@@ -12,6 +12,7 @@ pytest.importorskip("astroquery", reason="acquisition needs the extra: pip insta
 import astrid_gpu as ag
 from astrid_gpu.acquire import mast, tesscut
 from astrid_gpu.acquire._mast_portal import observation_of
+from astrid_gpu.acquire._mast_products import best_products, calibrated_products
 from astrid_gpu.acquire.observations import as_rows
 from astrid_gpu.errors import AcquisitionError, InputError
 from tests.integration.replay.recordings import mashup, recording, serve_mast
@@ -154,6 +155,43 @@ def test_products_are_the_calibrated_images(replay, client):
     assert first["filter"] == "F606W"
     assert [r["quality"] for r in as_rows(mast.products(observation(replay), which="best", client=client))] == ["DRZ"]
     assert [r["quality"] for r in as_rows(mast.products(observation(replay), which=["c0m"], client=client))] == ["C0M"]
+
+
+@pytest.mark.parametrize(
+    ("survey", "band", "files", "calibrated", "best"),
+    [
+        ("JWST", "F200W",
+         [("jw1_uncal.fits", "UNCAL", 1), ("jw1_cal.fits", "CAL", 2), ("jw1_i2d.fits", "I2D", 3)],
+         ["jw1_i2d.fits", "jw1_cal.fits"], ["jw1_i2d.fits"]),
+        ("HST", "F814W",
+         [("j1_raw.fits", "RAW", 1), ("j1_flt.fits", "FLT", 2), ("j1_flc.fits", "FLC", 2), ("j1_spt.fits", "SPT", 1)],
+         ["j1_flc.fits", "j1_flt.fits"], ["j1_flc.fits"]),
+        ("GALEX", "NUV",
+         [("A-nd-int.fits.gz", "", 2), ("A-fd-int.fits.gz", "", 2), ("A-nd-rr.fits.gz", "", 2)],
+         ["A-nd-int.fits.gz"], ["A-nd-int.fits.gz"]),
+        ("PS1", "g",
+         [("a.stk.g.unconv.fits", "", 3), ("a.stk.g.unconv.mask.fits", "", 3), ("a.stk.g.unconv.wt.fits", "", 3)],
+         ["a.stk.g.unconv.fits"], ["a.stk.g.unconv.fits"]),
+    ],
+)  # fmt: skip
+def test_calibrated_images_of_each_mission(survey, band, files, calibrated, best):
+    """Names as the missions' handbooks give them; made up, not recorded."""
+    lines = [
+        {"dataURI": f"mast:{survey}/product/{name}", "productFilename": name, "productType": "SCIENCE",
+         "dataproduct_type": "image", "productSubGroupDescription": kind or None, "calib_level": level}
+        for name, kind, level in files
+    ]  # fmt: skip
+    chosen = calibrated_products(lines, survey, band)
+    assert [line["productFilename"] for line in chosen] == calibrated
+    assert [line["productFilename"] for line in best_products(chosen, survey)] == best
+
+
+def test_names_from_the_archive_stay_in_their_folder():
+    line = json.loads(recording("astroquery/mast/caom.json"))["data"][0]
+    row = observation_of(line | {"dataURL": "mast:HST/product/..%2f..\\..\x00.fits", "obs_id": "../../etc/passwd"})
+    (row,) = as_rows(ag.acquire.observation_table([row], source="mast"))
+    assert "/" not in row["filename"] + row["id"]
+    assert "\\" not in row["filename"] + row["id"]
 
 
 def download_route(replay, uri, *answers):
