@@ -70,12 +70,13 @@ class PsfexModel:
     def _check(self, shape: tuple[int, int]) -> None:
         """Refuse a shape that the stars of the model, which ran over zero -+ scale / 2, do not fit.
 
-        A model whose stars begin well before the first pixel was shifted to a cutout by whoever made it.
+        A model whose stars begin well before the first pixel, along either axis, was shifted to a cutout by whoever
+        made it; along the other the cutout may lie at the edge of the chip.
         """
-        for axis, n, zero, scale in zip("xy", shape[::-1], self.zero, self.scale, strict=True):
-            low, high = zero - abs(scale) / 2, zero + abs(scale) / 2
-            whole = low > -_BEYOND * abs(scale)
-            if (whole and high > n + _BEYOND * abs(scale)) or max(n - high, low) > _REACH * abs(scale):
+        spans = [(z - abs(s) / 2, z + abs(s) / 2, abs(s)) for z, s in zip(self.zero, self.scale, strict=True)]
+        whole = all(low > -_BEYOND * span for low, _, span in spans)
+        for axis, n, (low, high, span) in zip("xy", shape[::-1], spans, strict=True):
+            if (whole and high > n + _BEYOND * span) or max(n - high, low) > _REACH * span:
                 msg = (
                     f"{self.name}: the stars of the model lie from {axis} {low:.0f} to {high:.0f}, the image has "
                     f"{n} pixels along {axis}: the model belongs to an image of another size. Give the model of this "

@@ -382,6 +382,14 @@ def test_real_psfex_varies_over_the_field(data_dir):
     assert read_psf(path, shape=(100, 100), x=1024, y=2048).fwhm == pytest.approx(middle.fwhm)
 
 
+def test_psfex_shifted_to_a_cutout_at_the_edge_of_its_chip(data_dir):
+    """Stars from x -12 to 2031 and y -3271 to 820: shifted along y, and along x the cutout begins where the chip does."""
+    path = data_dir / "pairs/decam_testcase4/z/c4d_170316_062107_ooi_z_ls9-N2-psfex.fits"
+    assert read_psfex(path, shape=(251, 245)).order == 2
+    with pytest.raises(PsfError, match="the model belongs to an image of another size"):
+        read_psfex(path, shape=(251, 6000))
+
+
 def fitted_chi2(cut, psf, gain, read_noise):
     """Reduced chi-squared of flux * PSF + sky, best over sub-pixel shifts, within 9 pixels."""
     from scipy.optimize import least_squares
