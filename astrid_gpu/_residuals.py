@@ -112,7 +112,11 @@ def _bright_stars(science: np.ndarray, mask: np.ndarray, level: float, half: int
 
 def _fit(left: np.ndarray, flux: np.ndarray, dy: np.ndarray, dx: np.ndarray, psf: np.ndarray) -> np.ndarray:
     """Return flux, y, x and width terms (m, 4) of stars at offsets (dy, dx) from their middle pixel, per flux."""
-    half, (ky, kx) = left.shape[1] // 2, psf.shape
+    half = left.shape[1] // 2
+    # What lies further out than the stamp and the reach of a shift does not matter.
+    middle, cut = [k // 2 for k in psf.shape], half + 4
+    psf = psf[tuple(slice(max(0, m - cut), m + cut + 1) for m in middle)]
+    ky, kx = psf.shape
     shape = (max(ky, 2 * half + 1) + 8, max(kx, 2 * half + 1) + 8)
     fy, fx = 2j * np.pi * np.fft.fftfreq(shape[0])[:, None], 2j * np.pi * np.fft.rfftfreq(shape[1])[None]
     hat = np.fft.rfft2(psf, shape) * np.exp(-fy * dy[:, None, None] - fx * dx[:, None, None])

@@ -186,8 +186,8 @@ def quality(diff: Difference, candidates: Candidates | None = None, *, threshold
     -----
     Blank sky is every pixel without a flag that is further than two FWHM from any candidate. Scatters are those of
     Gaussian noise with the correlation that the matched filter gives it (`ops.gaussianity`). The limits and where they
-    come from: docs/concepts.md. Of images larger than 10^6 pixels a regular grid is used. Cost: a few passes over that,
-    a search for the bright stars, and `detect` if candidates are not given.
+    come from: docs/concepts.md. Of images larger than 3 10^5 pixels a regular grid is used. Cost: a few passes over
+    that, a search for the bright stars, and `detect` if candidates are not given.
     """
     one = _one_image(diff)
     found = detect(one, threshold) if candidates is None else candidates
