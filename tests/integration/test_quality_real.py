@@ -9,10 +9,19 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu.flags import CandidateFlag, PixelFlag
-from tests.integration.test_real_pairs import ZTF_PAIRS, decam
+from astrid_gpu.io import read_psf
+from tests.integration.test_real_pairs import ZTF_PAIRS
 
 pytest.importorskip("astropy", reason="reading FITS needs astropy")
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
+
+
+def decam(folder, band, exposure, chip):
+    """A DECam cutout with its mask, weight, and its PSFEx model near the middle of the detector."""
+    name = lambda kind, end: folder / band / f"c4d_{exposure}_{kind}_{band}_ls9{end}"  # noqa: E731
+    planes = {"mask": name("ood", f".{chip}.fits"), "weight": name("oow", f".{chip}.fits")}
+    psf = read_psf(name("ooi", f"-{chip}-psfex.fits"), x=1000.0, y=2000.0)
+    return ag.read_image(name("ooi", f".{chip}.fits"), **planes).with_(psf=psf)
 
 
 def failed(found):
@@ -48,7 +57,9 @@ def test_calibrated_survey_pairs_are_good(data_dir, science, reference):
         one, star_one, two, star_two = ZTF_PAIRS[0]
         folder = data_dir / "pairs/ztf_psfcat_stamps"
         images = [
-            ag.read_image(folder / frame / f"{star}.fits", psf=folder / frame / "psf.psf")
+            ag.read_image(folder / frame / f"{star}.fits").with_(
+                psf=read_psf(folder / frame / "psf.psf", x=1500.0, y=1500.0)
+            )
             for frame, star in ((one, star_one), (two, star_two))
         ]
     found = ag.quality(ag.subtract(*images))
