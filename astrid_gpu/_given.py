@@ -99,7 +99,10 @@ def _psf_step(role: str, found: MeasuredPsf, *, given: bool) -> Step:
     psf, order = found.psf, found.model.order if found.model is not None else 0
     how = f"given ({psf.origin})" if given else f"measured on {psf.n_stars} stars ({psf.origin})"
     over = f", varying over the field (order {order})" if order else ""
-    text = f"{role}: PSF {how}{over}, FWHM {psf.fwhm:.2f} px{'; ' + found.note if found.note else ''}"
+    text = f"{role}: PSF {how}{over}, FWHM {psf.fwhm:.2f} px"
+    if not given and np.isfinite(psf.residual):
+        text += f", stars fit it with a chi-squared of {psf.residual:.3g}"
+    text += f"; {found.note}" if found.note else ""
     values = {"fwhm": psf.fwhm, "ellipticity": psf.ellipticity, "n_stars": psf.n_stars, "residual": psf.residual}
     return Step("psf", text, values | {"order": order, "origin": psf.origin})
 

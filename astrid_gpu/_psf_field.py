@@ -20,7 +20,7 @@ from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
 __all__ = ["FieldFit", "fit_field", "spread_over"]
 
 _FOLDS = 5
-_ROUNDS = 2
+_ROUNDS = 1
 _PASSES = 2
 _CAUTION = 2.0  # a term multiplies its noise over the whole frame
 _LOOSE = 4.0  # times the limit for chi-squared about the constant PSF
