@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,7 +105,18 @@ def read_body(answer: Any, policy: Policy, clock: Clock, service: str) -> None:
     if body is None:
         msg = "the answer cannot be unpacked"
         raise failure(answer.url, msg, service=service)
-    answer._content, answer._content_consumed = body, True
+    answer.raw.release_conn()
+    answer._content, answer._content_consumed, answer.raw = body, True, _Body(body)
+
+
+class _Body(io.BytesIO):
+    """A body that has arrived, for libraries that read `Response.raw`: pyvo gives it to the VOTable parser."""
+
+    def read(self, size: int | None = -1, decode_content: bool = False) -> bytes:
+        return super().read(size)
+
+    def release_conn(self) -> None:
+        """Do nothing: the connection was given back already."""
 
 
 def decoded(answer: Any, body: bytes, largest: int) -> bytes | None:
