@@ -33,7 +33,7 @@ def calibrate_score(
     Parameters
     ----------
     maps : dict
-        "score_corr", "flux_error" and "mask" (ny, nx); the first two are replaced where something is divided.
+        "score_corr", "flux_error" and "mask" (ny, nx); the first two are divided and multiplied in place.
     mode : {"none", "global", "local"}
         "local" divides by a smooth map of the width, where it varies beyond chance; else as "global".
     metrics : dict
@@ -83,12 +83,17 @@ def calibrate_score(
             metrics |= {"renormalise_min": more["lowest"], "renormalise_max": more["highest"]}
         text += f"; {why}"
     text += "; divided by it" if np.ndim(factor) == 0 else "; divided by the map"
-    maps["score_corr"] = score / factor
+    maps["score_corr"] = np.divide(score, factor, out=_own(score))
     if maps["flux_error"] is not None:
-        maps["flux_error"] = maps["flux_error"] * factor
+        maps["flux_error"] = np.multiply(maps["flux_error"], factor, out=_own(maps["flux_error"]))
     after = (middle / width, 1.0) if np.ndim(factor) == 0 else _middle_and_width(part_of(maps["score_corr"], clean))
     metrics |= {"score_corr_median": after[0], "score_corr_std": after[1], "renormalise_factor": width}
     return [Step("calibration", text, values)]
+
+
+def _own(plane: np.ndarray) -> np.ndarray | None:
+    """Return where to put what a map becomes: in its place, unless it is a view of one number for many pixels."""
+    return plane if plane.flags.writeable else None
 
 
 def part_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:

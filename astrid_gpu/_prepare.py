@@ -26,7 +26,18 @@ from astrid_gpu.config import SubtractConfig
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.results import Step
 
-__all__ = ["Given", "Pair", "PairPreparer", "timed"]
+__all__ = [
+    "CORRELATED",
+    "MAX_SCATTER",
+    "OVERSTATED",
+    "Given",
+    "Matched",
+    "Pair",
+    "PairPreparer",
+    "noise_step",
+    "ratio_steps",
+    "timed",
+]
 
 MAX_SCATTER = 0.01
 """Largest scatter of the flux ratio from source to source that is counted as an error of the model: more of it means
@@ -65,13 +76,14 @@ class Pair:
     flux_model: FluxModel | None = None  # beta over the field where it varies; `reference` has been levelled by it
     registered: Registered | None = None
     details: np.ndarray | None = None  # pixel flags above the engine's byte
+    short_of_memory: bool = False  # prepared by blocks: its variances are frames on disk
     plan: Any = None  # how it is cut into tiles, once that is decided
     noise_spectrum_science: np.ndarray | None = None  # autocorrelation of the noise, None where it is white
     noise_spectrum_reference: np.ndarray | None = None
 
 
 @dataclass
-class _Matched:
+class Matched:
     """What matching two images gave: the flux ratio, the reference moved, what remains uncertain."""
 
     ratio: FluxRatio
@@ -121,7 +133,7 @@ class PairPreparer:
         with timed(profile, "flux ratio and registration"):
             sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, models, stars)
         steps += [*psf_steps, *matched.steps]
-        pair = self._pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
+        pair = self.pair(sci, aligned, sigma_r, psfs, matched, steps, profile)
         return replace(pair, psf_models=models, flux_model=matched.model)
 
     def _alone(self, science: Image) -> tuple[Exposure, Exposure]:
@@ -145,7 +157,7 @@ class PairPreparer:
         psfs: tuple[PSF, PSF],
         models: Models,
         stars: list[np.ndarray],
-    ) -> tuple[Image, float, Aligned, float, _Matched]:
+    ) -> tuple[Image, float, Aligned, float, Matched]:
         """Flux ratio, registration and the sky that is left; once more if the noise proves correlated."""
         science, factor, found, noise = sci.image, 1.0, 1.0, NoiseModel()
         aligned, model, levelled = self._level(science, aligned, psfs, models, stars)
@@ -178,13 +190,13 @@ class PairPreparer:
             if settled or (found < CORRELATED and not noise.coloured):
                 break
             settled, factor = True, found if found >= CORRELATED else 1.0
-        sky = [_sky_step(science.name, level, how, taken=self.config.background), _noise_step(factor, found)]
+        sky = [_sky_step(science.name, level, how, taken=self.config.background), noise_step(factor, found)]
         if self.config.background:
             science = science.with_(data=(science.data - level).astype(science.data.dtype))
         science = science.with_(variance=true[0])
         aligned = replace(aligned, image=aligned.image.with_(variance=true[1]))
-        steps = [*_ratio_steps(ratio, self.given), *levelled, *registered.steps, sky[0], *noise.steps, sky[1]]
-        matched = _Matched(ratio, registered, factor, noise, steps, model)
+        steps = [*ratio_steps(ratio, self.given), *levelled, *registered.steps, sky[0], *noise.steps, sky[1]]
+        matched = Matched(ratio, registered, factor, noise, steps, model)
         sigmas = [s * factor * np.sqrt(by) for s, by in zip((sci.sigma, sigma_r), noise.scales, strict=True)]
         return science, sigmas[0], aligned, sigmas[1], matched
 
@@ -205,16 +217,18 @@ class PairPreparer:
             return aligned, None, []
         return replace(aligned, image=level_reference(aligned.image, found)), found.model, [level_step(found)]
 
-    def _pair(
+    def pair(
         self,
         sci: Exposure,
         aligned: Aligned,
         sigma_r: float,
         psfs: tuple[PSF, PSF],
-        matched: _Matched,
+        matched: Matched,
         steps: list[Step],
         profile: dict[str, float],
+        known: tuple[np.ndarray, np.ndarray | None] | None = None,
     ) -> Pair:
+        """Gather what the stages found; `known` are flags and details if there are any already."""
         ratio, astrometric = matched.ratio, matched.registered.error
         beta = self.given.flux_ratio or ratio.beta
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
@@ -241,7 +255,7 @@ class PairPreparer:
             "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
-        flags, details = pair_flags(sci.image, aligned)
+        flags, details = known or pair_flags(sci.image, aligned)
         return Pair(
             science=sci.image.data,
             reference=matched.registered.reference,
@@ -285,7 +299,7 @@ def _sky_step(name: str, level: np.ndarray, how: str, *, taken: bool) -> Step:
     return Step("background", text, {"offset": middle})
 
 
-def _noise_step(factor: float, found: float) -> Step:
+def noise_step(factor: float, found: float) -> Step:
     """Tell how the noise of the smoothed difference on blank sky compares with the noise model."""
     text = f"blank sky of the smoothed difference varies {found:.3f} times as much as noise of the variances"
     if factor != 1.0:
@@ -311,7 +325,7 @@ def _to_one_grid(sci: Exposure, ref: Exposure, config: SubtractConfig) -> tuple[
     return here, replace(aligned, **carried), ref.sigma, moved.steps
 
 
-def _ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
+def ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
     """Tell what the flux ratio is and where it comes from."""
     if given.flux_ratio is None:
         return [ratio.step]

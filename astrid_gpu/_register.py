@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,8 +64,15 @@ def stars_of(image: Image, options: Options) -> Stars:
     return find_stars(image.data, image.bad, max_stars=options.max_stars, fwhm=fwhm, gain=image.gain)
 
 
-def by_sky(image: Image, target: Target, options: Options, *, refine: bool) -> Registration:
-    """Map by world coordinates and, if `refine`, the correction that common stars demand."""
+def by_sky(
+    image: Image,
+    target: Target,
+    options: Options,
+    *,
+    refine: bool,
+    find: Callable[[Image], Stars] | None = None,
+) -> Registration:
+    """Map by world coordinates and, if `refine`, the correction that common stars demand; `find` lists them."""
     for wcs, name in ((image.wcs, image.name), (target.wcs, target.name)):
         if wcs is None:
             msg = f"{name} has no WCS; give one, or use method='stars'"
@@ -74,7 +82,8 @@ def by_sky(image: Image, target: Target, options: Options, *, refine: bool) -> R
     if not refine or target.image is None:
         return plain
     there = target.image
-    wanted, found = both(lambda: stars_of(there, options), lambda: stars_of(image, options))
+    look = find or (lambda frame: stars_of(frame, options))
+    wanted, found = both(lambda: look(there), lambda: look(image))
     y, x = sky(wanted.y, wanted.x)
     ny, nx = image.shape
     inside = (y > -0.5) & (y < ny - 0.5) & (x > -0.5) & (x < nx - 0.5)

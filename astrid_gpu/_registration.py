@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,15 @@ from astrid_gpu.ops.fourier import padded_shape, shift_phase
 from astrid_gpu.results import Step
 from astrid_gpu.tiles import Tiles
 
-__all__ = ["MIN_SHIFT", "PSF_CENTRE", "Registered", "move_by_field", "register_reference"]
+__all__ = [
+    "LARGE_SHIFT",
+    "MIN_SHIFT",
+    "PSF_CENTRE",
+    "Registered",
+    "move_by_field",
+    "plan_registration",
+    "register_reference",
+]
 
 MIN_SHIFT = 0.005
 """Registration offsets below this many pixels are left alone and counted as noise."""
@@ -39,11 +47,15 @@ _SHIFT_OVERLAP = 64
 
 @dataclass(frozen=True)
 class Registered:
-    """The reference moved onto the science image, what remains uncertain, and the field that was removed."""
+    """What is removed of the registration offset and what remains uncertain; and the reference, once it is moved.
 
-    reference: np.ndarray
+    `shift` (dy, dx) is one offset for the whole frame, `field` one that varies; both None where nothing is removed.
+    """
+
     error: tuple[float, float]
     steps: list[Step]
+    reference: Any = None
+    shift: tuple[float, float] | None = None
     field: RegistrationField | None = None
     moved: float = 0.0
 
@@ -53,32 +65,50 @@ class Registered:
             return np.broadcast_to(np.array(self.error), (len(places), 2)).copy()
         return np.hypot(self.field.error(*places.T), PSF_CENTRE)
 
+    def move(self, image: Image, psf: PSF, noise: float, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """Return the pixels of the reference, or of a window of it whose first pixel is `origin`, moved."""
+        if self.field is not None:
+            side = self.field.side(DEPARTURE)
+            return move_by_field(image, self.field, Tiles(image.shape, side, _SHIFT_OVERLAP), psf, noise, origin)
+        return image.data if self.shift is None else _shifted(image, *self.shift, psf, noise)
+
 
 def register_reference(
     aligned: Aligned, ratio: FluxRatio, psf: PSF, noise: float, config: SubtractConfig, given: Given
 ) -> Registered:
-    """Remove the registration offset as a Fourier phase; what remains uncertain of it is astrometric noise.
+    """Remove the registration offset as a Fourier phase; what remains uncertain of it is astrometric noise."""
+    found = plan_registration(aligned.image.shape, aligned.scatter, ratio, config, given)
+    return replace(found, reference=found.move(aligned.image, psf, noise))
 
-    The offset is a smooth field where the stars demand one, else one number; with too few stars for that the mean of
-    what there is, and with none what the alignment left.
+
+def plan_registration(
+    shape: tuple[int, int],
+    left: tuple[float, float] | None,
+    ratio: FluxRatio,
+    config: SubtractConfig,
+    given: Given,
+) -> Registered:
+    """Decide what is removed: a smooth field where the stars demand one, else one number.
+
+    With too few stars for a field, the mean of what there is; with none, `left`, the scatter that the alignment left,
+    is all that is known.
     """
-    data = aligned.image.data
     if given.astrometric_error is not None:
         text = f"astrometric error {given.astrometric_error[0]:g}, {given.astrometric_error[1]:g} px (y, x) as given"
-        return Registered(data, given.astrometric_error, [Step("registration", text, {})])
+        return Registered(given.astrometric_error, [Step("registration", text, {})])
     if config.registration == "none":
-        return Registered(data, (0.0, 0.0), [Step("registration", "offset and scatter ignored, as asked", {})])
-    field = None if ratio.places is None else fit_registration(ratio.places, aligned.image.shape)
+        return Registered((0.0, 0.0), [Step("registration", "offset and scatter ignored, as asked", {})])
+    field = None if ratio.places is None else fit_registration(ratio.places, shape)
     if field is not None and field.order and config.registration == "shift":
-        return _by_field(aligned.image, field, psf, noise)
-    return _by_mean(aligned, ratio, psf, noise, config)
+        return _by_field(field)
+    return _by_mean(left, ratio, config)
 
 
-def _by_mean(aligned: Aligned, ratio: FluxRatio, psf: PSF, noise: float, config: SubtractConfig) -> Registered:
+def _by_mean(left: tuple[float, float] | None, ratio: FluxRatio, config: SubtractConfig) -> Registered:
     """Remove one offset for the whole frame, or count it as noise."""
     scatter = (ratio.scatter_y, ratio.scatter_x)
     if not np.all(np.isfinite(scatter)):
-        scatter = aligned.scatter or (0.0, 0.0)
+        scatter = left or (0.0, 0.0)
     dy, dx = ratio.dy, ratio.dx
     known = np.isfinite(dy) and np.isfinite(dx)
     error = (float(np.hypot(scatter[0], PSF_CENTRE)), float(np.hypot(scatter[1], PSF_CENTRE)))
@@ -87,48 +117,48 @@ def _by_mean(aligned: Aligned, ratio: FluxRatio, psf: PSF, noise: float, config:
         if known:
             error = (float(np.hypot(error[0], dy)), float(np.hypot(error[1], dx)))
         text = f"offset y {dy:+.3f}, x {dx:+.3f} px left in place; astrometric error {error[0]:.3f}, {error[1]:.3f} px"
-        return Registered(aligned.image.data, error, [Step("registration", text + few, {"dy": dy, "dx": dx})])
+        return Registered(error, [Step("registration", text + few, {"dy": dy, "dx": dx})])
     text = (
         f"reference moved by y {dy:+.3f}, x {dx:+.3f} px (Fourier phase); "
         f"astrometric error {error[0]:.3f}, {error[1]:.3f} px from the scatter of {ratio.n_stars} stars{few}"
     )
-    moved = _shifted(aligned.image, dy, dx, psf, noise)
     step = Step("registration", text, {"dy": dy, "dx": dx})
-    return Registered(moved, error, [step], moved=float(np.hypot(dy, dx)))
+    return Registered(error, [step], shift=(dy, dx), moved=float(np.hypot(dy, dx)))
 
 
-def _by_field(image: Image, field: RegistrationField, psf: PSF, noise: float) -> Registered:
+def _by_field(field: RegistrationField) -> Registered:
     """Remove a field of offsets by tiles, each with its own phase."""
     places = field.grid()
     offsets, errors = field.at(*places), np.hypot(field.error(*places), PSF_CENTRE)
     error = tuple(float(e) for e in np.sqrt(np.mean(errors**2, axis=0)))
     (low_y, low_x), (high_y, high_x) = offsets.min(axis=0), offsets.max(axis=0)
-    tiles = field.tiles(DEPARTURE, _SHIFT_OVERLAP)
     text = (
         f"reference moved by a field of order {field.order} from {field.n_stars} stars, y {low_y:+.3f} to "
-        f"{high_y:+.3f}, x {low_x:+.3f} to {high_x:+.3f} px (Fourier phases of {len(tiles)} tiles); astrometric error "
-        f"{error[0]:.3f}, {error[1]:.3f} px (rms), {errors.max():.3f} at most"
+        f"{high_y:+.3f}, x {low_x:+.3f} to {high_x:+.3f} px (Fourier phases of tiles of {field.side(DEPARTURE)} px); "
+        f"astrometric error {error[0]:.3f}, {error[1]:.3f} px (rms), {errors.max():.3f} at most"
     )
     mean = offsets.mean(axis=0)
     values: dict[str, Any] = {"dy": float(mean[0]), "dx": float(mean[1]), "order": field.order}
     values |= {"n_stars": field.n_stars, "departure": field.departure(), "largest_error": float(errors.max())}
-    moved = move_by_field(image, field, tiles, psf, noise)
     largest = float(np.hypot(*offsets.T).max())
-    return Registered(moved, error, [Step("registration", text, values)], field, largest)  # type: ignore[arg-type]
+    return Registered(error, [Step("registration", text, values)], field=field, moved=largest)  # type: ignore[arg-type]
 
 
-def move_by_field(image: Image, field: RegistrationField, tiles: Tiles, psf: PSF, noise: float) -> np.ndarray:
+def move_by_field(
+    image: Image, field: RegistrationField, tiles: Tiles, psf: PSF, noise: float, origin: tuple[int, int] = (0, 0)
+) -> np.ndarray:
     r"""Move an image by a field of small offsets: R(x - d(x)) = R_k(x) - (d(x) - d_k) . grad R_k(x).
 
     R_k is the image moved by the field's value d_k in the middle of tile k, by a Fourier phase; the gradient carries it
-    on to the field's own value, so that nothing jumps from tile to tile.
+    on to the field's own value, so that nothing jumps from tile to tile. `origin` is the place of the image's first
+    pixel in the field.
     """
     out = np.empty(image.shape, image.data.dtype)
-    for k, (dy, dx) in enumerate(field.at(*tiles.centres.T)):
+    for k, (dy, dx) in enumerate(field.at(*(tiles.centres + origin).T)):
         window, inner, interior = tiles.window(k), tiles.inner(k), tiles.interior(k)
         mask = None if image.mask is None else image.mask[window]
         moved = _shifted(Image(image.data[window], mask=mask, name=image.name), float(dy), float(dx), psf, noise)
-        rows, columns = (np.arange(part.start, part.stop) for part in interior)
+        rows, columns = (np.arange(part.start, part.stop) + first for part, first in zip(interior, origin, strict=True))
         y, x = np.meshgrid(rows, columns, indexing="ij")
         rest = (field.at(y, x) - (dy, dx)).astype(moved.dtype).reshape(*y.shape, 2)
         whole = np.nan_to_num(moved)

@@ -9,7 +9,6 @@ import numpy as np
 
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
 from astrid_gpu.ops.flux import extra_variance, tukey
-from astrid_gpu.tiles import Tiles
 
 __all__ = ["Places", "RegistrationField", "fit_registration"]
 
@@ -83,12 +82,12 @@ class RegistrationField:
         found = self.at(*self.grid())
         return float(np.abs(found - found.mean(axis=0)).max())
 
-    def tiles(self, departure: float, overlap: int) -> Tiles:
-        """Return tiles so small that the field departs from its value in their middle by hardly more than that."""
+    def side(self, departure: float) -> int:
+        """Return the side of tiles so small that the field departs from its value in their middle by hardly more."""
         side = 512
         while side > 128 and self.departure() * side / max(self.shape) > departure:
             side //= 2
-        return Tiles(self.shape, side, overlap)
+        return side
 
 
 class _Fit(NamedTuple):

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._mosaic import BLOCK
 from astrid_gpu._prepare import Pair
-from astrid_gpu.backends import Backend
+from astrid_gpu.backends import Backend, get_backend
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.engine.zogy import zogy
 from astrid_gpu.flags import INVALID
+from astrid_gpu.image import Image
 from astrid_gpu.ops.zogy import make_params
 from astrid_gpu.ops.zogy_kernels import zogy_kernels
 from astrid_gpu.results import Difference, Step
 from astrid_gpu.tiles import Tiles, TileValues
 
-__all__ = ["Plan", "choose_overlap", "noise_ratio", "plan_tiles", "subtract_tiles", "tile_values"]
+__all__ = [
+    "Plan",
+    "allowance",
+    "by_blocks",
+    "choose_overlap",
+    "noise_ratio",
+    "plan_tiles",
+    "subtract_tiles",
+    "tile_values",
+]
 
 SIDE = 512
 """Interior of a tile where the reason is that something varies."""
@@ -33,8 +43,11 @@ the PSF). tests/statistical/test_tiles.py: at 0.07 no bright star shows, at 0.11
 LARGE_SIDE = 1024
 """And where it is memory alone."""
 
-FRAME_BYTES = 100
-"""What differencing a whole frame takes beside the pair itself, for each pixel."""
+FRAME_BYTES = 110
+"""What preparing and differencing a pair takes at the most, whole, for each pixel (80 measured)."""
+
+PROGRAM_BYTES = 500 << 20
+"""And the program and its libraries."""
 
 NOISE_VARIES = 0.05
 """Largest relative departure of a tile's noise from the frame's that is left to the variance map."""
@@ -76,17 +89,32 @@ def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
     if settings.tiles != "auto":
         return _cut(pair, int(settings.tiles), f"of {settings.tiles} px as asked")
     tiles = Tiles(shape, SIDE, 0)
-    if len(tiles) == 1:
+    if len(tiles) == 1 and not pair.short_of_memory:
         return _whole("it is no larger than a tile")
     reasons = tile_values(pair, tiles).reasons(NOISE_VARIES, PSF_VARIES)
     if reasons:
         sides = (side for side in SIDES if tile_values(pair, Tiles(shape, side, 0)).within() <= WITHIN)
         return _cut(pair, next(sides, SIDES[-1]), f"because {' and '.join(reasons)}")
-    need, free = FRAME_BYTES * pair.science.size, backend.free_memory()
-    if need > free / 2 and max(shape) > LARGE_SIDE:
-        text = f"because the whole frame would take {need / 2**30:.1f} GiB, of {free / 2**30:.1f} free"
+    need, allowed = FRAME_BYTES * pair.science.size, allowance(settings, backend)
+    if pair.short_of_memory or (need > allowed and max(shape) > LARGE_SIDE):
+        text = f"because the whole frame would take {need / 2**30:.1f} GiB, of {allowed / 2**30:.1f} that it may"
         return _cut(pair, LARGE_SIDE, text)
     return _whole("nothing measurably varies over it")
+
+
+def allowance(settings: SubtractConfig, backend: Backend) -> int:
+    """Return the bytes that a pair may take beside the program: as asked, or two thirds of what is free."""
+    if settings.memory is None:
+        return backend.free_memory() * 2 // 3
+    return max(0, int(settings.memory * 2**30) - PROGRAM_BYTES)
+
+
+def by_blocks(science: Image, reference: Image, settings: SubtractConfig) -> bool:
+    """Return whether a pair is too large to be prepared whole."""
+    need = FRAME_BYTES * max(science.data.size, reference.data.size)
+    if settings.method != "zogy" or settings.grid != "science" or settings.tiles == "never":
+        return False
+    return max(science.shape) > BLOCK and need > allowance(settings, get_backend("numpy"))
 
 
 def _whole(why: str) -> Plan:
@@ -111,7 +139,7 @@ def choose_overlap(pair: Pair) -> int:
     noise = [None if a is None else a[None] for a in (pair.noise_spectrum_science, pair.noise_spectrum_reference)]
     kernels = zogy_kernels(stamps[0][None], stamps[1][None], params, noise=(noise[0], noise[1]))
     least = max(max(stamp.shape) for stamp in stamps) // 2 + 1
-    brightest = float(np.nanmax(np.where(pair.flags & INVALID, 0, pair.science))) / sigma_n / stamps[0].max()
+    brightest = _brightest(pair) / sigma_n / stamps[0].max()
     for halo in _OVERLAPS:
         if halo < least or 2 * halo + 2 > kernels.psf.shape[-1]:
             continue
@@ -120,6 +148,15 @@ def choose_overlap(pair: Pair) -> int:
         if quiet and kernels.star_residuals(halo)[0] * brightest < _SCORE_STAR:
             return halo
     return max(least, _OVERLAPS[-1])
+
+
+def _brightest(pair: Pair) -> float:
+    """Return the largest usable pixel of the science image, found some rows at a time."""
+    found = 0.0
+    for start in range(0, pair.flags.shape[0], 256):
+        rows = slice(start, start + 256)
+        found = max(found, float(np.nanmax(np.where(pair.flags[rows] & INVALID, 0, pair.science[rows]))))
+    return found
 
 
 def tile_values(pair: Pair, tiles: Tiles) -> TileValues:
@@ -144,6 +181,7 @@ def tile_values(pair: Pair, tiles: Tiles) -> TileValues:
         sigma_reference=noise[1],
         flux_ratio=np.full(n, pair.flux_ratio),
         astrometric_error=_registration_error(pair, tiles),
+        noise=(pair.noise_spectrum_science, pair.noise_spectrum_reference),
     )
 
 
@@ -184,15 +222,6 @@ def noise_ratio(variance: np.ndarray, flags: np.ndarray, tiles: Tiles) -> np.nda
     return np.sqrt(tiles.smooth(level) / whole)
 
 
-@dataclass
-class _Sums:
-    """What differs from tile to tile in the engine's results."""
-
-    psf: list[np.ndarray]
-    scale: list[np.ndarray]
-    notes: dict[str, Step]
-
-
 def subtract_tiles(
     pair: Pair, values: TileValues, settings: SubtractConfig, backend: Backend, outputs: tuple[str, ...]
 ) -> Difference:
@@ -205,8 +234,10 @@ def subtract_tiles(
     """
     tiles = values.tiles
     maps: dict[str, np.ndarray] = {}
-    sums = _Sums([], [], {})
-    waiting = list(_batches(tiles, backend))[::-1]
+    scales = np.empty(len(tiles))
+    notes: dict[str, Step] = {}
+    allowed = allowance(settings, backend) // (16 if pair.short_of_memory else 4)
+    waiting = list(_batches(tiles, allowed))[::-1]
     while waiting:
         numbers = waiting.pop()
         try:
@@ -224,27 +255,23 @@ def subtract_tiles(
             if name not in maps:
                 maps[name] = np.empty(tiles.shape, stack.dtype)
             tiles.paste(stack, maps[name], numbers)
-        psf, scale = np.asarray(result.psf), np.ravel(result.flux_scale)
-        psf = psf[None] if psf.ndim == 2 else psf
-        sums.psf.append(np.broadcast_to(psf, (len(numbers), *psf.shape[1:])))
-        sums.scale.append(np.broadcast_to(scale, len(numbers)))
-        sums.notes |= {step.text: step for step in result.steps}
-    psfs, scales = np.concatenate(sums.psf), np.concatenate(sums.scale)
+        scales[numbers] = np.ravel(result.flux_scale)
+        notes |= {step.text: step for step in result.steps}
     planes: dict[str, Any] = {name: plane[None] for name, plane in maps.items()}
     return Difference(
         **{"difference": None} | planes,
-        psf=psfs[tiles.middle],
+        psf=values.psf(tiles.middle),
         flux_scale=scales[tiles.middle],
         backend=backend.name,
-        steps=tuple(sums.notes.values()),
-        tiles=values.with_difference(psfs, scales),
+        steps=tuple(notes.values()),
+        tiles=values.with_flux_scale(scales),
     )
 
 
-def _batches(tiles: Tiles, backend: Backend) -> Iterator[list[int]]:
-    """Yield the numbers of tiles to run together: what a quarter of the free memory holds, 16 at most."""
+def _batches(tiles: Tiles, allowed: int) -> Iterator[list[int]]:
+    """Yield the numbers of tiles to run together: what the memory allowed for them holds, 16 at most."""
     need = _FRAMES_PER_TILE * 4 * tiles.tile_shape[0] * tiles.tile_shape[1]
-    size = int(np.clip(backend.free_memory() // (4 * need), 1, _LARGEST_BATCH))
+    size = int(np.clip(allowed // need, 1, _LARGEST_BATCH))
     for start in range(0, len(tiles), size):
         yield list(range(start, min(start + size, len(tiles))))
 

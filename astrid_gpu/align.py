@@ -20,7 +20,7 @@ from astrid_gpu.flags import PixelFlag
 from astrid_gpu.image import PSF, Image
 from astrid_gpu.results import Step
 
-__all__ = ["Aligned", "align"]
+__all__ = ["Aligned", "align", "align_options", "apply_map", "declared", "looked_at", "whole_shift"]
 
 _METHODS = ("auto", "wcs", "stars", "none")
 _ORDERS = {0: "shift", 1: "affine", 2: "quadratic", 3: "cubic"}
@@ -170,7 +170,7 @@ def align(
     A pixel is masked where what a bad pixel may have held could come through the kernel, and has the bits of each kind
     of bad pixel that does so.
     """
-    options = _options(method, order, max_stars, tolerance, kernel, min_overlap, backend)
+    options = align_options(method, order, max_stars, tolerance, kernel, min_overlap, backend)
     if not isinstance(image, Image):
         msg = f"image must be an astrid_gpu.Image, got {type(image).__name__}; wrap an array as ag.Image(array)"
         raise InputError(msg)
@@ -181,24 +181,24 @@ def align(
             raise InputError(msg)
     wcs = check_wcs(image.wcs, image.name)
     if method == "none":
-        return _declared(image, target, "taken to be on the same grid, as asked")
+        return declared(image, target, "taken to be on the same grid, as asked")
     if method == "wcs" or (method == "auto" and wcs is not None and target.wcs is not None):
-        return _apply(image, target, by_sky(image, target, options, refine=method == "auto"), options)
+        return apply_map(image, target, by_sky(image, target, options, refine=method == "auto"), options)
     there = _need_image(target)
     found = both(lambda: stars_of(image, options), lambda: stars_of(there, options))
     few = min(stars.y.size for stars in found) < _FEW
     if method == "auto" and few and target.shape == image.shape and wcs is None and target.wcs is None:
         counts = f"{found[0].y.size} and {found[1].y.size} stars"
-        return _declared(image, target, f"no WCS and only {counts}: taken to be on the same grid, unverified")
+        return declared(image, target, f"no WCS and only {counts}: taken to be on the same grid, unverified")
     registration = by_stars(image, target, found, options)
     if method == "auto" and (wcs is None) != (target.wcs is None):
         bare = image.name if wcs is None else target.name
         note = Step("alignment", f"{bare} has no WCS, so stars alone place the images", {"no_wcs": bare})
         registration = replace(registration, steps=(note, *registration.steps))
-    return _apply(image, target, registration, options)
+    return apply_map(image, target, registration, options)
 
 
-def _options(
+def align_options(
     method: str,
     order: int | str,
     max_stars: int,
@@ -207,6 +207,7 @@ def _options(
     min_overlap: float,
     backend: str | Backend,
 ) -> Options:
+    """Check the keywords of `align`."""
     if method not in _METHODS:
         msg = f"method must be one of {', '.join(_METHODS)}, got {method!r}"
         raise ConfigError(msg)
@@ -247,7 +248,7 @@ def _need_image(target: Target) -> Image:
     return target.image
 
 
-def _declared(image: Image, target: Target, text: str) -> Aligned:
+def declared(image: Image, target: Target, text: str) -> Aligned:
     """Return the image as it is, on the target's grid by declaration."""
     if image.shape != target.shape:
         msg = (
@@ -261,15 +262,15 @@ def _declared(image: Image, target: Target, text: str) -> Aligned:
     return Aligned(moved, everywhere, "none", False, None, (0.0, 0.0), np.eye(2), 0, [step])
 
 
-def _apply(image: Image, target: Target, registration: Registration, options: Options) -> Aligned:
+def apply_map(image: Image, target: Target, registration: Registration, options: Options) -> Aligned:
     """Leave, shift or resample the image, whichever the map asks for, and say so."""
     pixel_map = registration.pixel_map
     grid = GridMap(pixel_map, target.shape)
-    rows, columns, sample, inside = _looked_at(image, target, grid)
+    rows, columns, sample, inside = looked_at(image, target, grid)
     y, x = int(np.median(rows[np.nonzero(inside)[0]])), int(np.median(columns[np.nonzero(inside)[1]]))
     matrix = pixel_map.jacobian(y, x)
     moves = (sample[0] - rows[:, None])[inside], (sample[1] - columns)[inside]
-    shift, residual = _whole_shift(image, target, registration, moves)
+    shift, residual = whole_shift(image, target, registration, moves)
     factor, map_error = 1.0, 0.0
     if shift is None:
         moved, footprint, how = _resampled(image, grid, matrix, options)
@@ -322,7 +323,7 @@ def _overlap(image: Image, target: Target, footprint: np.ndarray, matrix: np.nda
     return overlap
 
 
-def _looked_at(image: Image, target: Target, grid: GridMap) -> tuple[np.ndarray, np.ndarray, Coordinates, np.ndarray]:
+def looked_at(image: Image, target: Target, grid: GridMap) -> tuple[np.ndarray, np.ndarray, Coordinates, np.ndarray]:
     """Return rows and columns of the target, the map there, and where that lies in the image.
 
     Every eighth pixel each way tells how a map runs; all of them if none of those falls on the image.
@@ -339,7 +340,7 @@ def _looked_at(image: Image, target: Target, grid: GridMap) -> tuple[np.ndarray,
     return rows, columns, (y, x), inside
 
 
-def _whole_shift(
+def whole_shift(
     image: Image, target: Target, registration: Registration, moves: Coordinates
 ) -> tuple[tuple[int, int] | None, tuple[float, float]]:
     """Whole-pixel shift (y, x) that a map's moves amount to, or None; and the rms (y, x) that applying it leaves."""

@@ -70,6 +70,9 @@ class SubtractConfig:
         Difference the frame by overlapping tiles, each with its own PSF, noise and flux ratio: "auto" if one of these
         measurably varies over the frame or the frame is too large for the memory; "never"; or always, with interiors
         of so many pixels a side.
+    memory : float or None
+        GiB of memory that a pair may take; None for what is free. With less than the whole frames take, they are
+        prepared by blocks and differenced by tiles, with scratch files, and without the map of S.
     backend : str or Backend
         See `get_backend`.
     dtype : {"float32", "float64"} or None
@@ -93,6 +96,7 @@ class SubtractConfig:
     noise: str = "auto"
     renormalise: str = "global"
     tiles: str | int = "auto"
+    memory: float | None = None
     backend: Any = "auto"
     dtype: str | None = None
 
@@ -115,6 +119,9 @@ class SubtractConfig:
             isinstance(self.tiles, (bool, str)) or not isinstance(self.tiles, int) or self.tiles < 64
         ):
             msg = f"tiles must be 'auto', 'never' or the side of a tile, at least 64 pixels; got {self.tiles!r}"
+            raise ConfigError(msg)
+        if self.memory is not None and not (isinstance(self.memory, (int, float)) and self.memory > 0):
+            msg = f"memory must be None or a positive number of GiB, got {self.memory!r}"
             raise ConfigError(msg)
         for name, least in (("box", 8), ("psf_size", 5)):
             value = getattr(self, name)

@@ -103,7 +103,7 @@ class Difference:
         """Return P_D at a 0-based pixel: that of the tile it lies in, or the one of the frame (stack)."""
         if self.tiles is None:
             return self.psf
-        return self.tiles.psf[self.tiles.tiles.holding(round(y), round(x))]
+        return self.tiles.psf(self.tiles.tiles.holding(round(y), round(x)))
 
     def limiting_flux(self, n_sigma: float = 5.0) -> Any:
         """Return the flux a point source centred on each pixel needs for `n_sigma`, in the unit of `flux`."""

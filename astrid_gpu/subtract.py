@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._calibration import calibrate_score, part_of
+from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
-from astrid_gpu._tiled import plan_tiles, subtract_tiles
+from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles
 from astrid_gpu._trails import flag_trails
 from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
@@ -18,7 +19,7 @@ from astrid_gpu.engine.classic import classic
 from astrid_gpu.engine.zogy import zogy
 from astrid_gpu.errors import DeviceMemoryError
 from astrid_gpu.image import Image
-from astrid_gpu.io import as_image
+from astrid_gpu.io import as_image, whole_image
 from astrid_gpu.results import Difference, Step
 
 __all__ = ["subtract"]
@@ -101,14 +102,17 @@ def subtract(
     """
     settings = _settings(config, options)
     images = [
-        _load(image, name, mask, variance)
+        _load(image, name, mask, variance, lazy=True)
         for image, name, mask, variance in (
             (science, "science", mask_science, variance_science),
             (reference, "reference", mask_reference, variance_reference),
         )
     ]
     given = Given(psf_science, psf_reference, sigma_science, sigma_reference, flux_ratio, astrometric_error)
-    pair = PairPreparer(images[1], settings, given).prepare(images[0])
+    if by_blocks(images[0], images[1], settings):
+        pair = Mosaic(images[0], images[1], settings, given).prepare()
+    else:
+        pair = PairPreparer(whole_image(images[1]), settings, given).prepare(whole_image(images[0]))
     return _difference([pair], settings)[0]
 
 
@@ -118,12 +122,12 @@ def _settings(config: SubtractConfig | None, options: dict[str, Any]) -> Subtrac
     return from_mapping(SubtractConfig, base | options, where="subtract()")
 
 
-def _load(image: Any, role: str, mask: Any, variance: Any) -> Image:
+def _load(image: Any, role: str, mask: Any, variance: Any, *, lazy: bool = False) -> Image:
     """Return an Image with the caller's mask and variance added."""
     if library_of(image) == "cupy":
         msg = f"{role} is on a GPU, but subtract() estimates on the host; call .get() on it, or use zogy() there"
         raise TypeError(msg)
-    loaded = as_image(image, name=role)
+    loaded = as_image(image, name=role, lazy=lazy)
     if loaded.name == "image":
         loaded = loaded.with_(name=role)
     if mask is not None:
@@ -151,7 +155,8 @@ def _difference(pairs: list[Pair], settings: SubtractConfig) -> list[Difference]
             if plan.tiles is None:
                 result = _run_engine(pairs, settings, backend)
             else:
-                result = subtract_tiles(pairs[0], plan.values, settings, backend, _OUTPUTS)
+                outputs = tuple(name for name in _OUTPUTS if name != "score" or not pairs[0].short_of_memory)
+                result = subtract_tiles(pairs[0], plan.values, settings, backend, outputs)
         except MemoryError as exc:
             if len(pairs) == 1:
                 msg = f"one image of {pairs[0].science.shape} does not fit the memory of backend {backend.name}"
@@ -222,7 +227,8 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
     with timed(pair.metrics["profile"], "calibration"):
-        static = _static_sources(pair) if settings.renormalise == "local" else None
+        local = settings.renormalise == "local" and not pair.short_of_memory
+        static = _static_sources(pair) if local else None
         calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
         steps = [*pair.steps, *calibrated]
     with timed(pair.metrics["profile"], "trails"):

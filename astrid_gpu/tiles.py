@@ -15,6 +15,8 @@ import numpy as np
 from astrid_gpu.backends import get_backend
 from astrid_gpu.errors import ConfigError, ShapeMismatchError
 from astrid_gpu.ops.background import mesh_fill, mesh_filter
+from astrid_gpu.ops.zogy import make_params
+from astrid_gpu.ops.zogy_kernels import zogy_kernels
 
 __all__ = ["TileValues", "Tiles"]
 
@@ -210,7 +212,7 @@ class Tiles:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TileValues:
-    """What each of n tiles was differenced with, and the PSF and flux scale of the difference that came out.
+    """What each of n tiles was differenced with, and the flux scale of the difference that came out.
 
     Parameters
     ----------
@@ -223,10 +225,10 @@ class TileValues:
         F_n / F_r.
     astrometric_error : array, shape (n, 2)
         1 sigma in y and x, pixels.
-    psf : array, shape (n, ky, kx), or None
-        P_D.
     flux_scale : array, shape (n,), or None
         F_D.
+    noise : pair of arrays (ky, kx), or None for white
+        Autocorrelations of the noise of science and reference.
     """
 
     tiles: Tiles
@@ -236,12 +238,26 @@ class TileValues:
     sigma_reference: np.ndarray
     flux_ratio: np.ndarray
     astrometric_error: np.ndarray
-    psf: np.ndarray | None = None
     flux_scale: np.ndarray | None = None
+    noise: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
-    def with_difference(self, psf: np.ndarray, flux_scale: np.ndarray) -> TileValues:
-        """Return a copy with the PSFs and flux scales of the difference."""
-        return replace(self, psf=psf, flux_scale=flux_scale)
+    def psf(self, k: int) -> np.ndarray:
+        """Return P_D of tile `k` (Zackay et al. 2016, eq. 14), (ky, kx), odd, centred, sum 1.
+
+        Made when it is asked for, some 30 ms each: of all tiles of a mosaic they would be as large as a map of it.
+        """
+        k = range(len(self.tiles))[k]
+        stamps = [psf[k if len(psf) > 1 else 0] for psf in (self.psf_science, self.psf_reference)]
+        flux = 1 / self.sigma_science[k], 1 / self.flux_ratio[k] / self.sigma_reference[k]
+        params = make_params(1.0, 1.0, flux[0] / max(flux), flux[1] / max(flux))
+        colours = [None if stamp is None else stamp[None] for stamp in self.noise]
+        kernels = zogy_kernels(stamps[0][None], stamps[1][None], params, noise=(colours[0], colours[1]))
+        sides = (a + b - 1 for a, b in zip(stamps[0].shape, stamps[1].shape, strict=True))
+        return kernels.psf_stamps((next(sides), next(sides)))[0]
+
+    def with_flux_scale(self, flux_scale: np.ndarray) -> TileValues:
+        """Return a copy with the flux scales of the difference."""
+        return replace(self, flux_scale=flux_scale)
 
     def spread(self) -> dict[str, float]:
         """Return how much noise, PSFs and flux ratio vary: the largest relative departure from the middle tile's."""

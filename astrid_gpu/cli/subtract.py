@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--registration", default="shift", help="shift, noise or none")
     how.add_argument("--tiles", default="auto", type=_tiles, help="auto, never, or the side of a tile in pixels")
     how.add_argument("--noise", default="auto", help="auto, coloured or white: the noise spectrum of blank sky")
+    how.add_argument("--memory", type=float, metavar="GIB", help="memory that may be taken (default: what is free)")
     how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
     how.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy")
     how.add_argument("--profile", action="store_true", help="print where the time went")
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
             registration=args.registration,
             tiles=args.tiles,
             noise=args.noise,
+            memory=args.memory,
             renormalise=args.renormalise,
             backend=args.backend,
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from astrid_gpu.io.daophot import read_daophot_psf
 from astrid_gpu.io.difference import difference_hdulist, write_cutout_fits, write_difference
-from astrid_gpu.io.images import read_image
+from astrid_gpu.io.images import open_image, read_image, whole_image
 from astrid_gpu.io.objects import as_image
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.io.piff import read_piff
@@ -27,6 +27,7 @@ __all__ = [
     "is_tess_cube",
     "linear_flux",
     "linearise_ps1_file",
+    "open_image",
     "psf_from_stamp",
     "read_daophot_psf",
     "read_image",
@@ -35,6 +36,7 @@ __all__ = [
     "read_psf_model",
     "read_psfex",
     "read_tess_frames",
+    "whole_image",
     "write_candidates",
     "write_cutout_fits",
     "write_difference",

@@ -29,6 +29,9 @@ EXTENSIONS: dict[str, tuple[str, str]] = {
 }
 """Extension name -> attribute of `Difference`, comment. The order is that of the file."""
 
+LARGE = 20_000_000
+"""Pixels from which on a difference is written map by map: each is copied on its way."""
+
 _IN_FLUX = ("DIFFERENCE", "FLUX", "FLUXERR")
 
 # keyword, key of diff.metrics, comment
@@ -90,17 +93,24 @@ def difference_hdulist(diff: Difference, extensions: Iterable[str] | None = None
     need("astropy", "fits", "writing FITS")
     from astropy.io import fits
 
-    primary = fits.PrimaryHDU()
     sky = _wcs_header(diff.wcs)
+    hdus = fits.HDUList([_primary(diff, sky)])
+    for name in _chosen(diff, extensions):
+        hdus.append(_extension(name, diff, sky))
+    return hdus
+
+
+def _primary(diff: Difference, sky: Any) -> Any:
+    """Return the primary HDU: the WCS and the story."""
+    from astropy.io import fits
+
+    primary = fits.PrimaryHDU()
     with silent():
         _provenance(primary.header, diff)
         primary.header.extend(sky, update=True)
         for step in diff.steps:
             primary.header.add_history(_ascii(str(step)))
-    hdus = fits.HDUList([primary])
-    for name in _chosen(diff, extensions):
-        hdus.append(_extension(name, diff, sky))
-    return hdus
+    return primary
 
 
 def _chosen(diff: Difference, extensions: Iterable[str] | None) -> list[str]:
@@ -235,6 +245,8 @@ def write_difference(diff: Difference, path: str | Path, extensions: Iterable[st
     from astropy.io import fits
 
     path = Path(path).expanduser()
+    if path.suffix not in {".fz", ".gz"} and diff.difference.size >= LARGE:
+        return _write_one_by_one(diff, path, extensions)
     hdus = difference_hdulist(diff, extensions)
     if path.suffix == ".fz":
         packed = [
@@ -244,6 +256,20 @@ def write_difference(diff: Difference, path: str | Path, extensions: Iterable[st
         hdus = fits.HDUList([hdus[0], *packed])
     with silent(), atomic_path(path) as part:
         hdus.writeto(part, overwrite=True, checksum=True)
+    return path
+
+
+def _write_one_by_one(diff: Difference, path: Path, extensions: Iterable[str] | None) -> Path:
+    """Write a large difference with one of its maps copied at a time."""
+    from astropy.io import fits
+
+    sky = _wcs_header(diff.wcs)
+    with silent(), atomic_path(path) as part:
+        fits.HDUList([_primary(diff, sky)]).writeto(part, overwrite=True, checksum=True)
+        for name in _chosen(diff, extensions):
+            hdu = _extension(name, diff, sky)
+            fits.append(part, hdu.data, hdu.header, checksum=True, memmap=False)
+            del hdu
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from astrid_gpu.io.files import (
     silent,
     split_spec,
 )
+from astrid_gpu.io.frames import DiskFrame, in_memory
 from astrid_gpu.io.headers import HeaderFacts, read_facts
 from astrid_gpu.io.planes import Planes, read_plane
 from astrid_gpu.io.ps1 import asinh_terms, linear_flux
 
-__all__ = ["celestial_wcs", "image_from_hdus", "plain_header", "read_image"]
+__all__ = ["LARGE", "celestial_wcs", "image_from_hdus", "open_image", "plain_header", "read_image", "whole_image"]
+
+LARGE = 20_000_000
+"""Pixels from which on a file is not read before it is known how much of it is wanted."""
 
 _STRUCTURE = ("SIMPLE", "XTENSION", "BITPIX", "EXTEND", "PCOUNT", "GCOUNT", "BZERO", "BSCALE", "BLANK", "CHECKSUM",
               "DATASUM", "COMMENT", "HISTORY", "CONTINUE", "TFIELDS", "END", "")  # fmt: skip
@@ -85,11 +90,19 @@ def read_image(
 
 
 def image_from_hdus(
-    hdus: Any, name: str | Path, extension: Extension | None = None, *, skip: tuple[str, ...] = ()
+    hdus: Any,
+    name: str | Path,
+    extension: Extension | None = None,
+    *,
+    skip: tuple[str, ...] = (),
+    pixels: Callable[[str | Path, Any], Any] = pixels_of,
 ) -> Image:
-    """Return the image of an open HDUList; `name` is for messages, `skip` names planes ("mask", "noise") to leave."""
+    """Return the image of an open HDUList; `name` is for messages, `skip` names planes ("mask", "noise") to leave.
+
+    `pixels` takes the pixels of the HDU.
+    """
     found = find_hdu(name, hdus, extension)
-    data = pixels_of(name, found.hdu)
+    data = pixels(name, found.hdu)
     header = _merged_header(hdus, found.hdu)
     facts = read_facts(header)
     _note_choice(hdus, found, extension, facts)
@@ -117,6 +130,49 @@ def image_from_hdus(
     )
     companions = _find_companions(hdus, found, name, skip)
     return companions.apply(image, name) if companions else image
+
+
+def open_image(path: str | Path, **planes: Any) -> Image:
+    """Read an image as `read_image` does, but leave the pixels of a large plain file where they are.
+
+    They stay on disk if the file is uncompressed, the pixels are floating-point numbers that need no scaling, no plane
+    goes with them and there are `LARGE` of them or more: then `data` is a `DiskFrame`, read by windows.
+    """
+    file, named = split_spec(path)
+    if any(planes.get(kind) is not None for kind in ("mask", "variance", "error", "weight")):
+        return read_image(path, **planes)
+    with open_fits(file) as hdus:
+        found = find_hdu(file, hdus, named)
+        if not _stays_on_disk(file, hdus, found.hdu):
+            return read_image(path, **planes)
+        image = image_from_hdus(hdus, file, named, pixels=_on_disk)
+    if planes.get("psf") is not None:
+        from astrid_gpu.io.psf_files import read_psf
+
+        image = image.with_(psf=read_psf(planes["psf"], shape=image.shape))
+    return image
+
+
+def whole_image(image: Image) -> Image:
+    """Return an image with its pixels in memory."""
+    return image.with_(data=in_memory(image.data)) if isinstance(image.data, DiskFrame) else image
+
+
+def _stays_on_disk(file: Path, hdus: Any, hdu: Any) -> bool:
+    """Whether the pixels of an HDU can be read by windows as they lie in the file."""
+    header = hdu.header
+    plain = type(hdu).__name__ in {"PrimaryHDU", "ImageHDU"} and file.suffix.lower() not in {".gz", ".bz2", ".fz"}
+    number = header.get("BITPIX") in (-32, -64) and header.get("BSCALE", 1) == 1 and header.get("BZERO", 0) == 0
+    reserved = {name for names in COMPANIONS.values() for name in names}
+    alone = not any(other.name.upper() in reserved for other in hdus if other is not hdu)
+    size = int(np.prod(hdu.shape)) if len(hdu.shape) == 2 else 0
+    return plain and number and alone and "BSOFTEN" not in header and size >= LARGE
+
+
+def _on_disk(path: str | Path, hdu: Any) -> Any:
+    """Return the pixels of an HDU as a frame on disk."""
+    stored = ">f4" if hdu.header["BITPIX"] == -32 else ">f8"
+    return DiskFrame(Path(path), hdu.shape, stored, hdu.fileinfo()["datLoc"])
 
 
 def _merged_header(hdus: Any, hdu: Any) -> Any:

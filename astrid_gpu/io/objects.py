@@ -11,13 +11,13 @@ from astrid_gpu.errors import FitsError, InputError, ShapeMismatchError
 from astrid_gpu.image import Image
 from astrid_gpu.io.files import silent
 from astrid_gpu.io.headers import HeaderFacts, read_facts
-from astrid_gpu.io.images import celestial_wcs, image_from_hdus, plain_header, read_image
+from astrid_gpu.io.images import celestial_wcs, image_from_hdus, open_image, plain_header, read_image
 from astrid_gpu.io.planes import Planes
 
 __all__ = ["as_image", "image_from_nddata"]
 
 
-def as_image(obj: Any, *, name: str | None = None) -> Image:
+def as_image(obj: Any, *, name: str | None = None, lazy: bool = False) -> Image:
     """Return an `Image` made of whatever an astronomer holds.
 
     Parameters
@@ -27,6 +27,8 @@ def as_image(obj: Any, *, name: str | None = None) -> Image:
         `read_image`. GPU arrays are copied to the host.
     name : str, optional
         For messages, e.g. "science".
+    lazy : bool
+        Leave the pixels of large plain files on disk (`open_image`).
 
     Raises
     ------
@@ -37,7 +39,7 @@ def as_image(obj: Any, *, name: str | None = None) -> Image:
         return obj
     label = name or "image"
     if isinstance(obj, (str, Path)):
-        return read_image(obj)
+        return open_image(obj) if lazy else read_image(obj)
     if isinstance(obj, tuple):
         return _image_from_pair(obj, label)
     if _is_hdu_list(obj):

@@ -21,7 +21,7 @@ from astrid_gpu.cutouts import cutouts
 from astrid_gpu.dataset import write_dataset
 from astrid_gpu.detect import detect
 from astrid_gpu.flags import decode
-from astrid_gpu.io import atomic_path, read_image
+from astrid_gpu.io import atomic_path, open_image
 from astrid_gpu.quality import Quality, quality
 from astrid_gpu.report.elsewhere import Draughtsman
 from astrid_gpu.report.summary import Page, draw_page, summary_maps, summary_page
@@ -89,7 +89,7 @@ def run_pair(
     try:
         with profile.stage("reading"):
             images = [
-                read_image(path, **dict(planes or {}))
+                open_image(path, **dict(planes or {}))
                 for path, planes in ((science, science_planes), (reference, reference_planes))
             ]
         profile.tell(", ".join(f"{image.shape[1]}x{image.shape[0]} {image.data.dtype}" for image in images))

@@ -58,8 +58,8 @@ def test_a_psf_that_varies_makes_tiles(tiled):
     (step,) = [s for s in tiled.steps if s.stage == "tiles"]
     assert "because the science PSF varies by" in step.text
     assert "reference" not in step.text
-    widths = [ag.PSF(p).data.max() for p in tiled.tiles.psf]
-    assert max(widths) > 1.2 * min(widths)
+    peaks = [tiled.psf_at(y, x).max() for y, x in ((10, 10), (SHAPE[0] - 10, SHAPE[1] - 10))]
+    assert peaks[0] > 1.2 * peaks[1]
     assert np.array_equal(tiled.psf, tiled.psf_at(SHAPE[0] // 2, SHAPE[1] // 2))
 
 
