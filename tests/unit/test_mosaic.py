@@ -194,14 +194,14 @@ import sys
 from pathlib import Path
 import numpy as np
 import astrid_gpu as ag
-import astrid_gpu._mosaic, astrid_gpu._tiled, astrid_gpu.io.images
+import astrid_gpu._mosaic, astrid_gpu._tiled, astrid_gpu.io.difference, astrid_gpu.io.images
 
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 
 for module, name, value in (("_mosaic", "BLOCK", 400), ("_tiled", "BLOCK", 400), ("_tiled", "LARGE_SIDE", 400)):
     setattr(getattr(astrid_gpu, module), name, value)
-astrid_gpu.io.images.LARGE = 1000
+astrid_gpu.io.images.LARGE = astrid_gpu.io.difference.LARGE = 1000
 side = int(sys.argv[1])
 known = dict(psf_science="moffat:2.7,3.5", psf_reference="moffat:2.2,3.8", align="none", tiles=sys.argv[2])
 known["tiles"] = int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2]
@@ -214,9 +214,10 @@ print(peak(), len(diff.tiles.tiles))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_grows_with_the_results_alone(tmp_path):
-    """Results are 25 bytes a pixel and the copy of a map being written 4; work space grows with nothing.
+    """Results are 26 bytes a pixel, flags 2, the copy of a map being written 4, marks of pixels 3: 35 in all.
 
-    3.3 Mpix more, and 441 tiles instead of 9, may take 40 bytes for each pixel.
+    Work space grows with nothing: 3.3 Mpix more, and 441 tiles instead of 9, may take 42 bytes for each pixel, 20 MB of
+    what the allocator keeps included. Whole frames take 80 to 110.
     """
     from astropy.io import fits
 
@@ -235,4 +236,4 @@ def test_memory_grows_with_the_results_alone(tmp_path):
         peaks[side, tiles] = kib * 1024
         assert n_tiles == {1050: 9, 2100: 441}[side]
     more = (peaks[2100, 100] - peaks[1050, "auto"]) / (2100**2 - 1050**2)
-    assert more < 40, f"{more:.1f} bytes for each pixel"
+    assert more < 42, f"{more:.1f} bytes for each pixel"
