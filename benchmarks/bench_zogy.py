@@ -79,6 +79,37 @@ def make_zogy(backend, shape, n=1, fresh=False):
     return run
 
 
+@cache
+def correlated():
+    """Autocorrelation of noise that was resampled half a pixel in x and y."""
+    line = np.array([0.5, 1.0, 0.5])
+    return np.pad(np.outer(line, line), 11)
+
+
+@cache
+def exact_coloured(shape):
+    """The same as `exact`, both images' noise being `correlated`."""
+    args, keywords = scene(shape).zogy_arguments(0)
+    noise = {"noise_spectrum_science": correlated(), "noise_spectrum_reference": correlated()}
+    return ag.zogy(*args, **keywords, **noise, backend="numpy", dtype="float64").score_corr
+
+
+def make_coloured(backend, shape):
+    """The engine on a pair whose noise is correlated."""
+    b = ag.get_backend(backend)
+    args, keywords = scene(tuple(shape)).zogy_arguments(0)
+    args = (*map(b.asarray, args[:2]), *args[2:])
+    keywords |= {k: b.asarray(v) for k, v in keywords.items() if k.startswith("variance")}
+    keywords |= {"noise_spectrum_science": correlated(), "noise_spectrum_reference": correlated()}
+
+    def run():
+        out = ag.zogy(*args, **keywords, backend=b)
+        b.synchronize()
+        return out
+
+    return run
+
+
 def make_yardstick(shape):
     """The yardstick on the same pair."""
     s = scene(tuple(shape))
@@ -118,6 +149,16 @@ def test_pair(bench, backend, shape, variant):
     work = Work(make_zogy, {"backend": backend.name, "shape": shape, "fresh": bool(variant)}, SMALL)
     bench.row("zogy pair", backend.name, work=work, **common(shape), variant=variant, error=off(backend, shape),
               rivals={"yardstick": make_yardstick(shape)})  # fmt: skip
+
+
+def test_coloured(bench, backend, shape):
+    """One pair with correlated noise, beside the same taken for white."""
+    if backend.name == "numpy" and max(shape) > 1024:
+        pytest.skip("the reference is here to be right")
+    work = Work(make_coloured, {"backend": backend.name, "shape": shape}, SMALL)
+    bench.row("zogy pair", backend.name, work=work, **common(shape), variant="coloured noise",
+              error=lambda out: np.abs(backend.to_host(out.score_corr) - exact_coloured(shape)).max(),
+              rivals={"white": make_zogy(backend.name, shape)})  # fmt: skip
 
 
 def test_stack(bench, backend, shape):
