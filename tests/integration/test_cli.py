@@ -63,6 +63,16 @@ def test_every_estimate_is_printed_and_kept(done):
         assert any(text.startswith(stage) for text in told), stage
 
 
+def test_the_verdict_is_printed_and_kept_with_its_numbers(done):
+    out, process = done
+    kept = json.loads((out / "summary.json").read_text())["quality"]
+    assert f"quality {kept['verdict']}" in process.stdout
+    assert kept["n_candidates"] == len(json.loads((out / "summary.json").read_text())["flags"]) + kept["n_unflagged"]
+    for name in ("noise_level", "dynamic_range", "detection_threshold", "skewness", "saturation_fraction"):
+        assert np.isfinite(kept[name]), name
+    assert {check["verdict"] for check in kept["checks"]} <= {"good", "usable", "bad"}
+
+
 def test_transients_are_found_and_placed(done, pair):
     out, _ = done
     with (out / "candidates.csv").open() as stream:
