@@ -1,9 +1,10 @@
 """Every collected pair of real exposures by every method, and what came out of it, as JSON.
 
-``python -m benchmarks.real_data [--only TEXT ...] [--methods NAME ...] [--merge] [--json FILE]``
+``python -m benchmarks.real_data [--only TEXT ...] [--methods NAME ...] [--inject] [--merge] [--json FILE]``
 
 Each pair runs in a process of its own; a method that fails is a row with its error, and the rest goes on. The file
-holds numbers only. ``python -m benchmarks.real_tables`` makes docs/real-data.md and its figure from it.
+holds numbers only. With --inject sources are put into some of the frames instead (`benchmarks.real_inject`).
+``python -m benchmarks.real_tables`` makes docs/real-data.md and its figure from the file.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, describe
+from benchmarks.real_inject import FIELDS
 from benchmarks.real_pairs import all_pairs, data_folder
 from benchmarks.real_run import METHODS
 
 __all__ = ["SCHEMA", "elsewhere", "main"]
 
 SCHEMA = "astrid-gpu.real-data/1"
-TIMEOUT = 600
+TIMEOUT = 2400
 
 
 def elsewhere(module: str, pair: str, methods: list[str], *more: str, timeout: float = TIMEOUT) -> list[dict[str, Any]]:
-    """Run a module on a pair in a process of its own; return its lines of JSON, and an error for each that lacks."""
+    """Run a module on a pair in a process of its own; return its lines of JSON, an error for each that lacks one."""
     command = [sys.executable, "-W", "ignore", "-m", f"benchmarks.{module}", pair, *methods, *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -45,23 +47,41 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="+", default=[""], help="pairs whose name holds one of these")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--inject", action="store_true", help="put sources into frames and count what is found")
     parser.add_argument("--merge", action="store_true", help="keep what the file has of other pairs and methods")
     parser.add_argument("--json", type=Path, default=ROOT / "out" / "real.json")
     given = parser.parse_args(arguments)
     data_folder()
     old = json.loads(given.json.read_text(encoding="utf-8")) if given.merge and given.json.is_file() else {}
-    rows = {(r["pair"], r["method"]): r for r in old.get("runs", [])}
     document = old | {"schema": SCHEMA, **describe("python -m benchmarks.real_data")}
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    for pair in all_pairs():
-        if not any(text in pair.key for text in given.only):
+    part, module = ("injections", "real_inject") if given.inject else ("runs", "real_run")
+    rows = {(r["pair"], r["method"]): r for r in document.get(part, [])}
+    keys = list(FIELDS) if given.inject else [pair.key for pair in all_pairs()]
+    for key in keys:
+        if not any(text in key for text in given.only):
             continue
-        for row in elsewhere("real_run", pair.key, given.methods):
-            rows[pair.key, row["method"]] = row | {"commit": document["commit"]}
+        for row in elsewhere(module, key, given.methods):
+            rows[key, row["method"]] = row | {"commit": document["commit"]}
             sys.stderr.write(_line(row) + "\n")
-        document["runs"] = list(rows.values())
-        given.json.write_text(json.dumps(rounded(document), indent=1) + "\n", encoding="utf-8")
+        names = list(METHODS)
+        order = [row for k in keys for m in names if (row := rows.get((k, m))) is not None]
+        document[part] = order + [row for (k, m), row in rows.items() if k not in keys or m not in names]
+        write(document, given.json)
     return 0
+
+
+def write(document: dict[str, Any], path: Path) -> None:
+    """Write JSON, a run a line, through a temporary name."""
+    lists = {k: v for k, v in document.items() if k in ("runs", "injections")}
+    head = json.dumps({k: v for k, v in document.items() if k not in lists}, indent=1)[:-2]
+    parts = []
+    for name, rows in lists.items():
+        body = ",\n".join(json.dumps(rounded(row), separators=(",", ":")) for row in rows)
+        parts.append(f'"{name}": [\n{body}\n]')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text(",\n".join([head, *parts]) + "\n}\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -69,19 +89,23 @@ def _line(row: dict[str, Any]) -> str:
     head = f"{row['pair']:<28} {row['method']:<12}"
     if not row["ok"]:
         return f"{head} {row['error']}"
+    if "injected" in row:
+        return f"{head} {row['injected']} injected; {row['completeness']}"
     kinds = ", ".join(f"{n} {kind}" for kind, n in row["classes"].items() if n)
     return (f"{head} width {row['width_raw']:.2f} sky {row['width_sky']:.2f} stars {row['width_sources']:.2f} "
             f"tail {row['tail']:.0f} {row['candidates']:>4} candidates: {kinds}")  # fmt: skip
 
 
 def rounded(value: Any) -> Any:
-    """Return JSON with five significant digits: more are noise."""
+    """Return JSON with five significant digits, three decimals at least (dates): more are noise."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list):
         return [rounded(v) for v in value]
     if isinstance(value, float):
-        return float(f"{value:.5g}") if value == value and abs(value) != float("inf") else None
+        if value != value or abs(value) == float("inf"):
+            return None
+        return float(f"{value:.5g}") if abs(value) < 1e4 else round(value, 3)
     return value
 
 

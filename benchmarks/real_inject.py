@@ -27,11 +27,11 @@ from benchmarks.real_run import METHODS
 __all__ = ["FIELDS", "SNR_EDGES", "THRESHOLDS", "Tally", "run"]
 
 FIELDS = {
-    "jwst/f200w": (4, 50, ("uniform", "galaxy")),
-    "saao/0100-0007": (8, 60, ("uniform", "bright star")),
-    "eso085-030/004-005": (4, 120, ("uniform", "galaxy", "galaxy", "bright star")),
-    "decam/z_2018_-_2017a": (12, 16, ("uniform", "bright star")),
-    "sfft/04b-04a": (12, 18, ("uniform", "bright star")),
+    "jwst/f200w": (3, 50, ("uniform", "galaxy")),
+    "saao/0100-0007": (6, 60, ("uniform", "bright star")),
+    "eso085-030/004-005": (3, 120, ("uniform", "galaxy", "galaxy", "bright star")),
+    "decam/z_2018_-_2017a": (10, 16, ("uniform", "bright star")),
+    "sfft/04b-04a": (10, 18, ("uniform", "bright star")),
 }
 """Frames that get sources: how often, how many at most each time (far enough apart not to make a crowd), and where."""
 

@@ -7,6 +7,7 @@ from looking at earlier differences. Files are found below the folder that ASTRI
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import astrid_gpu as ag
+from astrid_gpu.io import read_psf
 
 __all__ = ["DEFECT", "Known", "RealPair", "all_pairs", "data_folder", "saao_photometry"]
 
@@ -228,14 +230,22 @@ _ZTF = (
 
 
 def _ztf(folder: Path) -> list[RealPair]:
-    """Return every star that two epochs have in common: 72 x 72 pixels about it."""
+    """Return every star that two epochs have in common: 72 x 72 pixels about it.
+
+    The PSFs are those of the quadrants, taken where the stamps were cut from.
+    """
+    entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["images"]
+    places = {(e["stem"], t["file"]): {"x": t["xpos"], "y": t["ypos"]} for e in entries for t in e["targets"]}
+
+    def exposure(stem: str, file: str) -> ag.Image:
+        psf = read_psf(folder / stem / "psf.psf", **places[stem, file])
+        return ag.read_image(folder / stem / file, psf=psf)
+
     pairs = []
     for field, one, two, stars in _ZTF:
         for star in stars:
-            both = [
-                {"path": folder / f"{field}_{epoch}/star_{k}.fits", "psf": folder / f"{field}_{epoch}/psf.psf"}
-                for epoch, k in zip((one, two), star.split(), strict=True)
-            ]
+            both = [(f"{field}_{epoch}", f"star_{k}.fits") for epoch, k in zip((one, two), star.split(), strict=True)]
+            load = lambda both=both: (exposure(*both[0]), exposure(*both[1]))  # noqa: E731
             note = "72 x 72, DAOPHOT PSFs, a constant star in the middle"
-            pairs.append(RealPair("ztf", f"{field}_star{star[:2]}", _loader(*both), (), note))
+            pairs.append(RealPair("ztf", f"{field}_star{star[:2]}", load, (), note))
     return pairs

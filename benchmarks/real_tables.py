@@ -132,12 +132,14 @@ def kinds(doc: Document) -> str:
 def known(doc: Document) -> str:
     """The known sources and defects that must be there: S_corr of the candidate, or that it was missed."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
+    failed = {(label_of(r["pair"]), r["method"]) for r in doc["runs"] if not r["ok"]}
     for run in doc["runs"]:
         for source in run.get("known", []):
             if source["expected"]:
                 where = (label_of(run["pair"]), f"{source['what']} ({source['x']:.0f}, {source['y']:.0f})")
                 cells.setdefault(where, {})[run["method"]] = _significance(source)
-    rows = [(*where, *(found.get(m, "failed") for m in methods(doc))) for where, found in cells.items()]
+    empty = lambda pair, method: "failed" if (pair, method) in failed else ""  # noqa: E731
+    rows = [(*at, *(found.get(m, empty(at[0], m)) for m in methods(doc))) for at, found in cells.items()]
     return markdown(("pair", "what", *methods(doc)), rows)
 
 

@@ -6,6 +6,7 @@ source found where it is and with the right sign, nothing hidden.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu.flags import CandidateFlag, PixelFlag
+from astrid_gpu.io import read_psf
 
 pytest.importorskip("astropy", reason="reading FITS needs astropy")
 pytestmark = pytest.mark.filterwarnings("ignore::astropy.wcs.FITSFixedWarning")
@@ -197,8 +199,14 @@ ZTF_PAIRS = [
 def test_ztf_stamps_of_two_epochs(data_dir, one, star_one, two, star_two):
     """72x72 stamps with DAOPHOT PSFs, seeing 1.6 to 3.4 arcsec: constant stars vanish, flux scale as MAGZP says."""
     folder = data_dir / "pairs/ztf_psfcat_stamps"
+    entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["images"]
+    places = {(e["stem"], t["file"]): {"x": t["xpos"], "y": t["ypos"]} for e in entries for t in e["targets"]}
+    # The PSF is that of the quadrant of 3080 x 3072: taken where the stamp was cut from.
     images = [
-        ag.read_image(folder / frame / f"{star}.fits", psf=folder / frame / "psf.psf")
+        ag.read_image(
+            folder / frame / f"{star}.fits",
+            psf=read_psf(folder / frame / "psf.psf", **places[frame, f"{star}.fits"]),
+        )
         for frame, star in ((one, star_one), (two, star_two))
     ]
     diff = ag.subtract(*images)

@@ -1,4 +1,4 @@
-"""No sky left in the difference: S_corr is centred on zero with gradients, in crowds, with offsets; and a step says it."""
+"""No sky left in the difference: S_corr is centred on zero with gradients, crowds and offsets; and a step says it."""
 
 from __future__ import annotations
 

@@ -383,7 +383,7 @@ def test_real_psfex_varies_over_the_field(data_dir):
 
 
 def test_psfex_shifted_to_a_cutout_at_the_edge_of_its_chip(data_dir):
-    """Stars from x -12 to 2031 and y -3271 to 820: shifted along y, and along x the cutout begins where the chip does."""
+    """Stars from x -12 to 2031 and y -3271 to 820: shifted along y; along x the cutout begins where the chip does."""
     path = data_dir / "pairs/decam_testcase4/z/c4d_170316_062107_ooi_z_ls9-N2-psfex.fits"
     assert read_psfex(path, shape=(251, 245)).order == 2
     with pytest.raises(PsfError, match="the model belongs to an image of another size"):
