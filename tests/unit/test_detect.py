@@ -181,6 +181,21 @@ def test_masked_pixels_hold_no_candidate_and_are_reported(rng):
     assert nearest(cands, 80.7, 64.4)[0]["flags"] == 0
 
 
+def test_bits_above_the_engines_byte_reach_the_candidates(rng, backend):
+    """A 16-bit mask: a trail and a ray of the reference, on finite and on invalid pixels, on every backend."""
+    diff = hand_made(rng, PSF, SOURCES, dtype=np.float32)
+    mask = np.zeros((128, 128), np.uint16)
+    mask[:, 28:34] = PixelFlag.TRAIL
+    mask[20, 101] = PixelFlag.COSMIC_RAY_REFERENCE | PixelFlag.BAD_REFERENCE
+    held = {k: backend.asarray(getattr(diff, k)) for k in ("difference", "score_corr", "flux", "flux_error")}
+    cands = ag.detect(replace(diff, **held, mask=backend.asarray(mask), science=None), 4.0, backend=backend)
+    assert "TRAIL" in decode(nearest(cands, 40.3, 31.2)[0]["flags"])
+    ray = nearest(cands, 20, 100)[0]
+    assert {"COSMIC_RAY_REFERENCE", "BAD_REFERENCE"} <= set(decode(ray["flags"]))
+    assert ray["n_bad"] == 1
+    assert nearest(cands, 80.7, 64.4)[0]["flags"] == 0
+
+
 def test_nan_without_a_mask_is_masked(diff):
     score = diff.score_corr.copy()
     score[30:50, 25:35] = np.nan

@@ -217,3 +217,27 @@ def test_missing_astroscrappy_is_named_or_told(monkeypatch, rng):
 def test_bits_are_powers_of_their_flags():
     assert int(PixelFlag.SATURATED_SCIENCE) == SATURATED
     assert int(PixelFlag.COSMIC_RAY_SCIENCE) == COSMIC_RAY
+
+
+def test_bits_survive_resampling(rng):
+    """A reference on a grid that is turned by the dither of half a pixel: each kind of defect still has its bit."""
+    from dataclasses import replace
+
+    pair = ag.simulate.pair(
+        seed=9, shape=(256, 256), n_changes=0, reference=replace(ag.simulate.REFERENCE, dither=(0.4, -0.3))
+    )
+    data = pair.reference.data.copy()
+    data[60, 60:63] += 300  # a ray
+    data[:, 140] += 40  # a column
+    data[200:205, 40:45] = 6e4  # full
+    diff = ag.subtract(pair.science, pair.reference.with_(data=data), cosmic_rays="auto")
+    assert any(step.values.get("resampled") for step in diff.steps)
+    bits = [
+        int(np.bitwise_or.reduce(diff.mask[window], axis=None))
+        for window in (np.s_[58:63, 58:65], np.s_[100:120, 137:143], np.s_[199:206, 39:46])
+    ]
+    if any(step.values.get("by") for step in diff.steps):  # astroscrappy is installed
+        assert bits[0] & int(PixelFlag.COSMIC_RAY_REFERENCE)
+    assert bits[1] & int(PixelFlag.BAD_REFERENCE)
+    assert bits[2] & int(PixelFlag.SATURATED_REFERENCE)
+    assert not any(b & int(PixelFlag.SATURATED_SCIENCE | PixelFlag.COSMIC_RAY_SCIENCE) for b in bits)
