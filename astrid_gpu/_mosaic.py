@@ -270,6 +270,7 @@ class Mosaic:
                 registered = plan_registration(self.science.shape, left, ratio, self.config, self.given)
                 moved = self._moved(planes, registered, psfs[1], sigma[1])
         planes.reference = moved
+        forget()
         images.clear()  # and with them what is mapped of the scratch files
         beta = self.given.flux_ratio or ratio.beta
         factor, found, noise, step = self._levelled(planes, psfs, beta)
@@ -310,6 +311,7 @@ class Mosaic:
             origin = tuple(self.blocks.corners[k].tolist())
             moved = image.data if image.bad.all() else registered.move(image, psf, noise, origin)
             out[self.blocks.interior(k)] = moved[self.blocks.inner(k)]
+            forget()
         return out
 
     def _levelled(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float) -> tuple[float, float, NoiseModel, Step]:

@@ -14,6 +14,7 @@ from astrid_gpu.config import SubtractConfig
 from astrid_gpu.engine.zogy import zogy
 from astrid_gpu.flags import INVALID
 from astrid_gpu.image import Image
+from astrid_gpu.kernels._memory import forget
 from astrid_gpu.ops.zogy import make_params
 from astrid_gpu.ops.zogy_kernels import zogy_kernels
 from astrid_gpu.results import Difference, Step
@@ -255,6 +256,8 @@ def subtract_tiles(
             if name not in maps:
                 maps[name] = np.empty(tiles.shape, stack.dtype)
             tiles.paste(stack, maps[name], numbers)
+        if pair.short_of_memory:
+            forget()
         scales[numbers] = np.ravel(result.flux_scale)
         notes |= {step.text: step for step in result.steps}
     planes: dict[str, Any] = {name: plane[None] for name, plane in maps.items()}

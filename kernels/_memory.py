@@ -11,6 +11,7 @@ everything back at once.
 from __future__ import annotations
 
 import os
+from functools import cache
 from math import prod
 from threading import Lock
 from typing import Any
@@ -55,9 +56,23 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
 
 
 def forget() -> None:
-    """Give back to the system whatever waits."""
+    """Give back to the system whatever waits, and what the C library keeps of memory that was freed (glibc)."""
     with _lock:
         _waiting.clear()
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Any:
+    """Return glibc's malloc_trim, None elsewhere."""
+    import ctypes
+
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 def _take_back(buffer: np.ndarray) -> None:

@@ -72,6 +72,9 @@ def host(array: Any) -> np.ndarray | None:
     return values if values.dtype.kind == "f" else values.astype(float)
 
 
+_AT_ONCE = 2_000_000  # pixels
+
+
 def sky_scale(*images: np.ndarray | None) -> Scale:
     """Return one scale for several images in the same unit: sky and noise of the first that has pixels."""
     values = [finite_part(image) for image in images if image is not None]
@@ -99,6 +102,13 @@ def shrink(image: np.ndarray, *, extreme: bool = False) -> np.ndarray:
     factor = _factor(image.shape)
     if factor == 1:
         return image
+    rows = factor * max(1, _AT_ONCE // (factor * image.shape[1]))  # what is marked and copied on the way stays small
+    bands = [_shrunk(image[first : first + rows], factor, extreme=extreme) for first in range(0, len(image), rows)]
+    return np.concatenate(bands)
+
+
+def _shrunk(image: np.ndarray, factor: int, *, extreme: bool) -> np.ndarray:
+    """Reduce an image by a factor."""
     if extreme:
         high, low = _blocks(np.fmax, image, factor), _blocks(np.fmin, image, factor)
         return np.where(high >= -low, high, low)

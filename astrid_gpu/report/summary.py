@@ -197,9 +197,9 @@ def summary_maps(diff: Difference) -> Maps:
     score, mask, difference = host(diff.score_corr), _host_mask(diff), np.asarray(host(diff.difference))
 
     def images() -> tuple[Scale, tuple[Panel | None, Panel | None]]:
-        science, reference = host(diff.science), _in_science_units(diff)
-        scale = sky_scale(science, reference)
-        return scale, (_less(science, scale.level), _less(reference, scale.level))
+        science, reference, ratio = host(diff.science), host(diff.reference), _science_units(diff)
+        scale = sky_scale(science, None if reference is None else finite_part(reference) * ratio)
+        return scale, (_less(science, scale.level), _less(reference, scale.level, ratio))
 
     def signed() -> tuple[tuple[Panel, Panel | None], Any]:
         panel = None if score is None else Panel(shrink(score, extreme=True), invalid_pixels(score, mask))
@@ -216,8 +216,11 @@ def _host_mask(diff: Difference) -> np.ndarray | None:
     return None if mask is None else np.asarray(mask.get() if hasattr(mask, "get") else mask)
 
 
-def _less(image: np.ndarray | None, level: float) -> Panel | None:
-    return None if image is None else Panel(shrink(image) - level, invalid_pixels(image, None))
+def _less(image: np.ndarray | None, level: float, ratio: float = 1.0) -> Panel | None:
+    if image is None:
+        return None
+    kind = image.dtype.type
+    return Panel(shrink(image) * kind(ratio) - kind(level), invalid_pixels(image, None))
 
 
 def _distribution(score: np.ndarray | None, mask: np.ndarray | None) -> tuple[Any, str]:
@@ -331,13 +334,10 @@ def _images(blank: Blank, page: Page) -> None:
         add_rings(axis, page.table, page.shape, numbers=numbers)
 
 
-def _in_science_units(diff: Difference) -> np.ndarray | None:
-    """Return the reference times F_n / F_r, so that one scale serves both images."""
-    reference = host(diff.reference)
+def _science_units(diff: Difference) -> float:
+    """Return F_n / F_r, by which the reference is multiplied so that one scale serves both images."""
     ratio = diff.metrics.get("flux_ratio", 1.0)
-    if reference is None:
-        return None
-    return reference * reference.dtype.type(ratio if np.ndim(ratio) == 0 else 1.0)
+    return float(ratio) if np.ndim(ratio) == 0 else 1.0
 
 
 def _limits(axis: Any, shape: tuple[int, ...]) -> None:
