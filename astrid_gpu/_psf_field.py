@@ -24,6 +24,7 @@ _ROUNDS = 1
 _PASSES = 2
 _CAUTION = 2.0  # a term multiplies its noise over the whole frame
 _LOOSE = 4.0  # times the limit for chi-squared about the constant PSF
+_ONE_THREAD = 1 << 18  # multiplications up to which OpenBLAS stays on one thread
 _FLOOR = 0.005  # of the PSF's own value: what stars are trusted to when orders are compared
 
 
@@ -111,7 +112,7 @@ class _Field:
 
     def local(self, terms: np.ndarray, order: int) -> np.ndarray:
         """Return the PSF at each star."""
-        return np.tensordot(self.basis(order), terms, 1)
+        return _stamps(self.basis(order), terms)
 
     def register(self, terms: np.ndarray) -> np.ndarray:
         """Register the stars anew, each with the PSF of its own place; return their reduced chi-squared."""
@@ -132,11 +133,11 @@ class _Field:
         terms = self.constant(order) + smooth
         for _ in range(_PASSES):
             # Flux, centre and sky of a star were fitted with the PSF of the last pass.
-            stars = self._settled(stars, _of_unit_sum(np.tensordot(basis, terms, 1)), weight)
+            stars = self._settled(stars, _of_unit_sum(_stamps(basis, terms)), weight)
             plain = self.constant(order) + smooth
-            smooth = smooth + self._by_shapes(basis, stars - np.tensordot(basis, plain, 1), weight)
+            smooth = smooth + self._by_shapes(basis, stars - _stamps(basis, plain), weight)
             plain = self.constant(order) + smooth
-            pixels, error = _by_pixels(basis, stars - np.tensordot(basis, plain, 1), weight)
+            pixels, error = _by_pixels(basis, stars - _stamps(basis, plain), weight)
             seen = [
                 blend(value, none, sigma, self.fwhm, _CAUTION)[0] for value, sigma in zip(pixels, error, strict=True)
             ]
@@ -164,8 +165,8 @@ class _Field:
         columns = np.stack([*self.shapes, self.psf, *self.slopes, np.ones_like(self.psf)]).reshape(-1, self.psf.size)
         w, rest = weight.reshape(len(weight), -1), rest.reshape(len(rest), -1)
         p = len(columns)
-        normal = (w @ (columns[:, None] * columns[None]).reshape(p * p, -1).T).reshape(-1, p, p)
-        right = (w * rest) @ columns.T
+        normal = _product(w, (columns[:, None] * columns[None]).reshape(p * p, -1).T).reshape(-1, p, p)
+        right = _product(w * rest, columns.T)
         scale = np.maximum(np.einsum("mpp->mp", normal), 1e-300)
         cover = np.linalg.inv(normal + 1e-9 * scale[:, :, None] * np.eye(len(columns)))
         n = len(self.shapes)
@@ -240,6 +241,19 @@ def _order(terms: np.ndarray) -> int:
     return {n_terms(order): order for order in ORDERS}[len(terms)]
 
 
+def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return a @ b in pieces that BLAS does on one thread: its threads cost more than products as small as these."""
+    rows = max(1, _ONE_THREAD // max(a.shape[1] * b.shape[1], 1))
+    if rows >= len(a):
+        return a @ b  # type: ignore[no-any-return]
+    return np.concatenate([a[k : k + rows] @ b for k in range(0, len(a), rows)])
+
+
+def _stamps(basis: np.ndarray, terms: np.ndarray) -> np.ndarray:
+    """Return the polynomial of stamps at places, (m, k, k)."""
+    return _product(basis, terms.reshape(len(terms), -1)).reshape(-1, *terms.shape[1:])
+
+
 def _of_unit_sum(stamps: np.ndarray) -> np.ndarray:
     return stamps / stamps.sum((1, 2), keepdims=True)
 
@@ -263,19 +277,19 @@ def _by_pixels(basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> tuple
     flat, w = rest.reshape(m, -1), weight.reshape(m, -1).copy()
     squares = (basis[:, :, None] * basis[:, None]).reshape(m, n * n)
     for _ in range(2):
-        normal = (w.T @ squares).reshape(-1, n, n)
+        normal = _product(w.T, squares).reshape(-1, n, n)
         scale = np.einsum("akk->a", normal)
         seen = scale > 0
         normal[~seen] = np.eye(n)
         normal += (1e-9 * np.where(seen, scale, 1.0))[:, None, None] * np.eye(n)
         inverse = np.linalg.inv(normal)
-        solution = (inverse @ ((w * flat).T @ basis)[:, :, None])[:, :, 0]
-        misfit = flat - basis @ solution.T
+        solution = (inverse @ _product((w * flat).T, basis)[:, :, None])[:, :, 0]
+        misfit = flat - _product(basis, solution.T)
         size = np.abs(misfit) * np.sqrt(w)
         # Huber's weights about the fit, as `_psf_stack` has them about the mean.
         w = weight.reshape(m, -1) * np.minimum(1.0, 2.5 / np.maximum(size, 1e-12))
     # Error of the solution with the scatter that is seen (White 1980): A^-1 (sum w² r² b b^T) A^-1.
-    meat = (((w * misfit) ** 2).T @ squares).reshape(-1, n, n)
+    meat = _product(((w * misfit) ** 2).T, squares).reshape(-1, n, n)
     cover = inverse @ meat @ inverse * (m / max(m - n, 1))
     error = np.sqrt(np.maximum(np.einsum("akk->ak", cover), 0.0))
     solution[~seen], error[~seen] = 0.0, np.inf
