@@ -64,6 +64,18 @@ __global__ void __launch_bounds__(128) stamp_spectrum(
   }
 }
 
+// spectra *= Re(factors): what makes noise white, or what is left of its colour. Transforms of symmetric kernels are real.
+// spectra (n, size), factors by stride (0: shared). Launch: grid (ceil(size / 128), n), block 128.
+// Bytes: 16 read and 8 written a frequency (single precision).
+__global__ void __launch_bounds__(128) scale_spectra(
+    real2* __restrict__ spectra, const real2* __restrict__ factors, long long size, long long stride) {
+  const long long i = grid_first(), image = blockIdx.y;
+  if (i >= size) return;  // no barrier below
+  const real factor = factors[image * stride + i].x;
+  const real2 value = spectra[image * size + i];
+  spectra[image * size + i] = make_real2(value.x * factor, value.y * factor);
+}
+
 // kn = F_n F_r^2 conj(P_n) |P_r|^2 / den (29), kr = F_r F_n^2 conj(P_r) |P_n|^2 / den (28), 0 where den <= floor; times
 // `norm`, so that an unnormalised inverse transform gives k itself.
 // Pn (n, size) by stride_n, Pr by stride_r (0: shared); params (n, 5). Launch: grid (ceil(size / 128), n), block 128.

@@ -14,6 +14,7 @@ from astrid_gpu.engine.zogy import zogy
 
 __all__ = ["ALL", "KINDS", "given", "launch_the_rest", "problem", "psf"]
 
+ROLES = ("science", "reference")
 ALL = ("difference", "score", "score_corr", "flux")
 
 
@@ -22,6 +23,12 @@ def psf(sigma: float, half: int = 7) -> np.ndarray:
     grid = np.arange(-half, half + 1)
     stamp = np.exp(-(grid[:, None] ** 2 + grid**2) / (2 * sigma**2))
     return stamp / stamp.sum()
+
+
+def colour(sigma: float, half: int = 6) -> np.ndarray:
+    """Return the autocorrelation of noise smoothed by a Gaussian."""
+    grid = np.arange(-half, half + 1)
+    return np.exp(-(grid[:, None] ** 2 + grid**2) / (4 * sigma**2))
 
 
 def scene(rng: np.random.Generator, n: int, shape: tuple[int, int], *, stars: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +61,10 @@ def given(kind: str, rng: np.random.Generator, n: int = 3, shape: tuple[int, int
         science[-1, 5:9, 30:36] = np.inf
     if kind in ("psfs", "everything"):
         args["psf_science"] = np.stack([psf(s) for s in np.linspace(1.8, 2.2, n)])
+    if kind in ("coloured", "everything"):
+        args |= {"noise_spectrum_science": colour(0.8), "noise_spectrum_reference": colour(0.6)}
     if kind == "everything":
+        args |= {f"noise_spectrum_{k}": np.stack([colour(0.5 + 0.1 * i) for i in range(n)]) for k in ROLES}
         args["reference"] = np.repeat(reference, n, axis=0) + rng.standard_normal(science.shape)
         args["variance_reference"] = rng.uniform(9, 11, science.shape)
         args["psf_reference"] = np.stack([psf(s) for s in np.linspace(1.5, 1.7, n)])
@@ -62,7 +72,7 @@ def given(kind: str, rng: np.random.Generator, n: int = 3, shape: tuple[int, int
 
 
 STREAM_SHAPE = (46, 52)
-KINDS = ("blank", "plain", "flat", "maps", "noise", "holes", "psfs", "everything")
+KINDS = ("blank", "plain", "flat", "maps", "noise", "holes", "psfs", "coloured", "everything")
 
 
 def problem(backend: Any, args: dict[str, Any], dtype: Any = np.float32) -> tuple[Any, Any]:

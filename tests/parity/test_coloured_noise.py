@@ -147,6 +147,17 @@ def test_tiles_and_whole_frames_on_the_cpu(rng, monkeypatch, pair, whole):
     assert abs(got.difference - want["difference"])[~invalid].max() < 0.01 / want["F_D"]
 
 
+def test_the_device_takes_it_in_its_fused_kernels(rng, monkeypatch):
+    emulator = pytest.importorskip("tests.cuda_host.emu", reason="the CUDA emulator needs a C++ compiler")
+    monkeypatch.setattr("astrid_gpu.engine.zogy._whole_frames", None)
+    science, reference, *variances = scene(rng, (53, 61))
+    b = emulator.backend()
+    images, spread = [a.astype(np.float32) for a in (science[0], reference)], [v.astype(np.float32) for v in variances]
+    got = subtract(images, spread, PAIRS["both"], b)
+    want, _ = oracle((science[0], reference), variances, PAIRS["both"], b)
+    assert abs(got.score_corr - want["score_corr"]).max() < FLOAT32_SCORR
+
+
 def test_one_stamp_per_image_equals_its_loop(rng, backend):
     science, reference, *variances = scene(rng, (52, 47), n=3)
     white = np.zeros_like(BILINEAR)

@@ -32,6 +32,9 @@ class Side:
     lines, fulls : float32 (m, radius + 1), (m,)
         The window that fills holes, along one axis, and the sum of its square.
     stamps : float64 (m, ky, kx)
+        The PSF, behind `white` if there is one.
+    white, rest : float64 (m, ky, kx), or None where noise is white
+        Kernels of 1 / sqrt(q_f) and sqrt(q / q_f), as `engine._noise_spectrum.Colour.kernels`.
     largest : uint32 (n,)
         Bits of the largest fill of each frame; zero until measured.
     """
@@ -44,10 +47,12 @@ class Side:
     fulls: Any
     stamps: Any
     largest: Any
+    white: Any = None
+    rest: Any = None
 
     def part(self, start: int, stop: int) -> Side:
         """Return the images `start` to `stop`; what is shared stays whole."""
-        names = ("images", "variance", "scales", "levels", "lines", "fulls", "stamps", "largest")
+        names = ("images", "variance", "scales", "levels", "lines", "fulls", "stamps", "largest", "white", "rest")
         values = {name: getattr(self, name) for name in names}
         return Side(**{k: v[start:stop] if v is not None and v.shape[0] > 1 else v for k, v in values.items()})
 
@@ -118,7 +123,7 @@ def job_of(ctx: Context, problem: Any, flags: Any, wanted: Collection[str]) -> J
         padded=(py, px),
         sides=sides,
         flags=xp.ascontiguousarray(flags) if flagged else None,
-        params=_table(xp, mix_table(params64, problem.gain, (py, px)), np.float32),
+        params=_table(xp, mix_table(params64, problem.gain, (py, px), problem.flux_scales), np.float32),
         params64=_table(xp, params64, np.float64),
         gains=_table(xp, problem.gain, np.float64),
         errors=_table(xp, problem.errors, np.float32),
@@ -130,10 +135,13 @@ def job_of(ctx: Context, problem: Any, flags: Any, wanted: Collection[str]) -> J
     )
 
 
-def mix_table(params: np.ndarray, gain: np.ndarray, padded: tuple[int, int]) -> np.ndarray:
-    """Return the rows (n, 8) that zogy_combine takes: params, the factors of S and of D, and one that is unused."""
+def mix_table(params: np.ndarray, gain: np.ndarray, padded: tuple[int, int], scale: Any = None) -> np.ndarray:
+    """Return the rows (n, 8) that zogy_combine takes: params, the factors of S and of D, and one that is unused.
+
+    `scale` is F_D (n,); that of white noise if not given.
+    """
     s_n, s_r, f_n, f_r = params[:, :4].T
-    flux_scale = f_n * f_r / np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2)
+    flux_scale = f_n * f_r / np.sqrt(s_n**2 * f_r**2 + s_r**2 * f_n**2) if scale is None else scale
     table = np.zeros((len(params), 8))
     table[:, :5] = params
     table[:, 5] = 1 / (padded[0] * padded[1])
@@ -151,7 +159,7 @@ def _side(ctx: Context, problem: Any, which: int, n: int) -> Side:
     xp = ctx.xp
     name = ("science", "reference")[which]
     images, variance = getattr(problem, name), getattr(problem, f"variance_{name}")
-    stamps = getattr(problem, f"psf_{name}")
+    stamps, (white, rest) = problem.colour[which].psf, problem.colour[which].kernels
     unit = problem.unit[which]
     unit = unit[:1] if np.all(unit == unit[0]) else unit
     profiles = np.asarray(problem.fill_profiles[which], dtype=np.float64)
@@ -166,6 +174,8 @@ def _side(ctx: Context, problem: Any, which: int, n: int) -> Side:
         fulls=_table(xp, (2 * profiles.sum(axis=1) - profiles[:, 0]) ** 2, np.float32),
         stamps=_table(xp, stamps, np.float64),
         largest=xp.zeros(n, np.uint32),
+        white=None if white is None else _table(xp, white, np.float64),
+        rest=None if rest is None else _table(xp, rest, np.float64),
     )
 
 
@@ -180,6 +190,8 @@ def _own(problem: Any, sides: tuple[Side, Side], many_flags: bool) -> frozenset[
             own.add(name)
         if side.stamps.shape[0] > 1:
             own.add(kernel)
+        if side.white is not None and side.white.shape[0] > 1:
+            own |= {f"W{kernel[1]}"} | ({"R"} if kernel == "Pr" else set())
     if len(problem.kernel_params) > 1:
         own.add("k")
     return frozenset(own)

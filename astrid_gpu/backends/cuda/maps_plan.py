@@ -15,6 +15,7 @@ en, EN  error of what was filled, science      Pn, Pr  PSFs
 er, ER  the same of the reference              d, D    the difference
 v, V    V_N(S) + V_R(S)                        sn, Sn  S_N, or S where the two need not be kept apart
 e, E    what fills may bring into S            sr, Sr  S_R
+Wn, Wr  what makes noise white                 XN, XR  N and R with white noise
 ======  =====================================  ======  ==========================================
 """
 
@@ -56,6 +57,8 @@ class Spec:
         not known before.
     outputs : int
         Number of maps written, for counting.
+    colour : frozenset of str
+        Which of Wn, Wr there are.
     """
 
     shape: tuple[int, int]
@@ -72,6 +75,7 @@ class Spec:
     inputs_first: bool = False
     numbers: bool = False
     outputs: int = 4
+    colour: frozenset[str] = frozenset()
 
     @property
     def own_variance(self) -> bool:
@@ -146,11 +150,18 @@ def _science(spec: Spec) -> list[Step]:
     steps = [Step("frame", "n", (), ("n",), phase=INPUT), _forward("n")]
     if "R" in spec.own:
         steps += [Step("frame", "r", (), ("r",), phase=INPUT), _forward("r")]
-    steps += [Step("spectrum", name, (), (name,)) for name in ("Pn", "Pr") if name in spec.own]
+    steps += [Step("spectrum", name, (), (name,)) for name in ("Pn", "Pr", "Wn", "Wr") if name in spec.own]
+    n, r = "N", "R"
+    if "Wn" in spec.colour:
+        n = "XN"
+        steps.append(Step("whiten", "N", ("N", "Wn"), ("XN",), {"XN": "N"}))
+    if "Wr" in spec.colour and "R" in spec.own:
+        r = "XR"
+        steps.append(Step("whiten", "R", ("R", "Wr"), ("XR",), {"XR": "R"}))
     writes = ["D"] if spec.difference else []
     writes += (["Sn", "Sr"] if spec.split else ["Sn"]) if spec.score else []
-    over = dict(zip(writes, ["N", "R"] if "R" in spec.own else ["N"], strict=False))
-    steps.append(Step("combine", "", ("N", "R", "Pn", "Pr"), tuple(writes), over))
+    over = dict(zip(writes, [n, r] if "R" in spec.own else [n], strict=False))
+    steps.append(Step("combine", "", (n, r, "Pn", "Pr"), tuple(writes), over))
     if spec.difference:
         steps += [_inverse("D", "d"), Step("output", "difference", ("d",), phase=OUTPUT)]
     steps += [_inverse("Sn", "sn")] if spec.score else []
@@ -173,7 +184,7 @@ def _variance(spec: Spec) -> list[Step]:
 
 def _errors(spec: Spec) -> list[Step]:
     """Return the steps to what the errors of filled pixels can bring into S."""
-    steps: list[Step] = []
+    steps = [Step("kernels", "act")] if "k" in spec.own and spec.colour else []
     reads: list[str] = []
     for name, kernel in (("en", "an"), ("er", "ar")):
         if name.upper() not in spec.errors:

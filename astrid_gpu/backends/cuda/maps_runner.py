@@ -11,7 +11,7 @@ import numpy as np
 from astrid_gpu.backends.cuda.context import NULL, Context, blocks_for
 from astrid_gpu.backends.cuda.maps_job import FADE, SHRINK, Job
 from astrid_gpu.backends.cuda.maps_plan import INPUT, MIDDLE, OUTPUT, Program, Spec, Step, compile_program
-from astrid_gpu.backends.cuda.stamp_grid import SmallGrid, StampSpectrum
+from astrid_gpu.backends.cuda.stamp_grid import SmallGrid, StampSpectrum, scale_spectra
 from astrid_gpu.flags import INVALID
 
 __all__ = ["PeakList", "Runner", "launch_frame", "measure_fills"]
@@ -74,6 +74,12 @@ def _stride(array: Any, size: int) -> int:
     return size if array is not None and array.shape[0] > 1 else 0
 
 
+def _stamps_of(job: Job) -> dict[str, Any]:
+    """Return the stamps whose spectra are wanted, by the name of those."""
+    found = {"Pn": job.sides[0].stamps, "Pr": job.sides[1].stamps}
+    return found | {name: s.white for name, s in zip(("Wn", "Wr"), job.sides, strict=True) if s.white is not None}
+
+
 class Runner:
     """The buffers, plans and shared spectra of one kind of batch.
 
@@ -109,10 +115,13 @@ class Runner:
         own_psfs = [name in spec.own for name in ("Pn", "Pr")]
         if "k" in spec.own and spec.variance:
             self._small = SmallGrid(ctx, grid, sides, spec.batch, (own_psfs[0], own_psfs[1]))
-        self._stamps: list[Any] = [
-            StampSpectrum(ctx, side, spec.padded, spec.batch, double=False) if own else None
-            for side, own in zip(sides, own_psfs, strict=True)
-        ]
+            for stamps in (s for side in job.sides for s in (side.rest, side.white) if s is not None):
+                self._small.reserve(stamps)
+        self._stamps: dict[str, Any] = {
+            name: StampSpectrum(ctx, stamps.shape[1:], spec.padded, spec.batch, double=False)
+            for name, stamps in _stamps_of(job).items()
+            if name in spec.own
+        }
         self.tails = ctx.xp.empty(spec.batch, np.float32) if spec.numbers else None
         self._replay: Any = None
         self._warm = False
@@ -145,16 +154,24 @@ class Runner:
         if "R" not in spec.own:
             launch_frame(ctx, job, 1, 1, frame=frame, error=NULL, largest=NULL)
             transform("R")
+            if "Wr" in spec.colour:
+                white = self._one_spectrum(job.sides[1].white)
+                scale_spectra(ctx, found["R"], white, 1)
             if "ER" in spec.errors:
                 launch_frame(ctx, job, 1, 1, frame=NULL, error=frame, largest=job.sides[1].largest)
                 transform("ER")
-        for name, side in zip(("Pn", "Pr"), job.sides, strict=True):
-            if name not in spec.own:
-                found[name] = xp.empty((1, *self._half), np.complex64)
-                StampSpectrum(ctx, side.stamps.shape[1:], spec.padded, 1, double=False)(side.stamps, found[name], 1)
+        for name, stamps in _stamps_of(job).items():
+            if name not in spec.own and (name != "Wr" or "R" in spec.own):
+                found[name] = self._one_spectrum(stamps)
         if spec.variance:
             self._share_variance(job, frame, transform, found)
         return found
+
+    def _one_spectrum(self, stamps: Any) -> Any:
+        """Return the spectrum of a stamp that all pairs share, (1, py, hx)."""
+        out = self.ctx.xp.empty((1, *self._half), np.complex64)
+        StampSpectrum(self.ctx, stamps.shape[1:], self.spec.padded, 1, double=False)(stamps, out, 1)
+        return out
 
     def _share_variance(self, job: Job, frame: Any, transform: Any, found: dict[str, Any]) -> None:
         ctx, spec, xp = self.ctx, self.spec, self.ctx.xp
@@ -164,10 +181,14 @@ class Runner:
                 transform(name)
         if "k" not in spec.own:
             small = SmallGrid(ctx, self._grid, [s.stamps.shape[1:] for s in job.sides], 1, (False, False))
-            small.make(tuple(s.stamps for s in job.sides), job.params64[:1], 1)
+            stamps = tuple(s.stamps for s in job.sides)
+            small.make(stamps, job.params64[:1], 1, [s.rest for s in job.sides])
             for which, letter in enumerate("NR"):
                 self._launch_place(small, which, 1, frame, absolute=False)
                 transform(f"K{letter}")
+            if spec.errors and spec.colour:
+                small.make(stamps, job.params64[:1], 1, [s.white for s in job.sides])
+            for which, letter in enumerate("NR"):
                 if f"E{letter}" in spec.errors:
                     self._launch_place(small, which, 1, frame, absolute=True)
                     transform(f"A{letter}")
@@ -243,12 +264,13 @@ class Runner:
     def _load_tables(self) -> None:
         """Bring what the transforms' part reads of this batch to addresses that stay."""
         part, b = self._part, self.spec.batch
+        tables_of_pairs = ("params", "params64", "gains", "scales")
         tables = {"params": part.params, "params64": part.params64}
         tables |= {"gains": part.gains, "scales": part.scales} if self.spec.numbers else {}
-        for name, side in zip(("Pn", "Pr"), part.sides, strict=True):
-            tables[name] = side.stamps
+        tables |= _stamps_of(part)
+        tables |= {f"Q{k}": s.rest for k, s in zip("nr", part.sides, strict=True) if s.rest is not None}
         for name, values in tables.items():
-            shared = name not in self.spec.own and name in ("Pn", "Pr")
+            shared = name not in tables_of_pairs and name.replace("Q", "W") not in self.spec.own
             if name not in self._tables:
                 rows = values.shape[0] if shared else b
                 self._tables[name] = self.ctx.xp.zeros((rows, *values.shape[1:]), values.dtype)
@@ -278,15 +300,22 @@ class Runner:
         self._backward_plan(self._views[step.reads[0]], self._views[step.about])
 
     def _spectrum(self, step: Step) -> None:
-        which = int(step.about == "Pr")
-        stamps = self._table(step.about, self._part.sides[which].stamps)
-        self._stamps[which](stamps, self._views[step.about], self._count)
+        stamps = self._table(step.about, _stamps_of(self._part)[step.about])
+        self._stamps[step.about](stamps, self._views[step.about], self._count)
+
+    def _whiten(self, step: Step) -> None:
+        scale_spectra(self.ctx, self._views[step.reads[0]], self._views[step.reads[1]], self._count)
 
     def _kernels(self, step: Step) -> None:
         stamps = tuple(self._table(n, s.stamps) for n, s in zip(("Pn", "Pr"), self._part.sides, strict=True))
         params, count = self._table("params64", self._part.params64), self._count
-        self._small.make(stamps, params, count)
-        if self.spec.numbers:
+        act = step.about == "act"
+        behind = [
+            None if s.white is None else self._table(f"{'W' if act else 'Q'}{k}", s.white if act else s.rest)
+            for k, s in zip("nr", self._part.sides, strict=True)
+        ]
+        self._small.make(stamps, params, count, behind)
+        if self.spec.numbers and not act:
             gains, scales = (self._table(name, getattr(self._part, name)) for name in ("gains", "scales"))
             self._small.numbers(params, gains, scales, self.tails, count, shared=False)
 
@@ -302,7 +331,7 @@ class Runner:
             (blocks_for(self._size // 2, 256, _MOST_BLOCKS),),
             (256,),
             (
-                v["N"], v["R"], v["Pn"], v["Pr"], self._table("params", self._part.params), *targets,
+                *(v[name] for name in step.reads), self._table("params", self._part.params), *targets,
                 np.int32(self._count), size, *strides,
             ),
         )  # fmt: skip

@@ -10,7 +10,7 @@ from astrid_gpu.backends.cuda.context import Context, blocks_for
 from astrid_gpu.backends.cuda.plans import smooth_length
 from astrid_gpu.backends.cuda.signature import DOUBLE
 
-__all__ = ["SmallGrid", "StampSpectrum", "first_grid", "next_grid"]
+__all__ = ["SmallGrid", "StampSpectrum", "first_grid", "next_grid", "scale_spectra"]
 
 _THREADS = 128
 _ROWS = 8  # SPECTRUM_ROWS of zogy_stamps.cuh
@@ -71,6 +71,14 @@ def _phases(xp: Any, side: tuple[int, int], frame: tuple[int, int]) -> tuple[Any
     return xp.asarray(np.exp(-2j * np.pi / px * across)), xp.asarray(np.exp(-2j * np.pi / py * down))
 
 
+def scale_spectra(ctx: Context, spectra: Any, factors: Any, count: int, options: tuple[str, ...] = ()) -> None:
+    """Multiply the first `count` half spectra (m, py, hx) by the real parts of others, or of one for all."""
+    size = spectra.shape[1] * spectra.shape[2]
+    stride = np.int64(size if factors.shape[0] > 1 else 0)
+    kernel = ctx.kernel("zogy.cu", "scale_spectra", options)
+    kernel((blocks_for(size, _THREADS), count), (_THREADS,), (spectra, factors, np.int64(size), stride))
+
+
 class SmallGrid:
     """k_n and k_r of up to `most` pairs on a periodic grid, and the numbers that follow from them.
 
@@ -92,7 +100,8 @@ class SmallGrid:
     """
 
     def __init__(self, ctx: Context, grid: tuple[int, int], sides: Any, most: int, own: tuple[bool, bool]) -> None:
-        xp = ctx.xp
+        self._ctx, xp = ctx, ctx.xp
+        self._factors: dict[Any, Any] = {}
         self.grid = grid
         self._size = grid[0] * (grid[1] // 2 + 1)
         self._own = own
@@ -107,8 +116,11 @@ class SmallGrid:
         self._numbers = ctx.kernel("zogy.cu", "kernel_numbers")
         self._many = most > 1
 
-    def make(self, stamps: tuple[Any, Any], params: Any, count: int) -> None:
-        """Compute the kernels of `count` pairs: stamps (m, ky, kx) float64, params (count, 5) float64."""
+    def make(self, stamps: tuple[Any, Any], params: Any, count: int, behind: Any = (None, None)) -> None:
+        """Compute the kernels of `count` pairs: stamps (m, ky, kx) float64, params (count, 5) float64.
+
+        `behind` are symmetric stamps (m, ky, kx) to convolve k_n and k_r with, or None.
+        """
         for each, psf, own, spectrum in zip(stamps, self._psfs, self._own, self._spectra, strict=True):
             spectrum(each, psf, count if own else 1)
         norm = np.float64(1 / (self.grid[0] * self.grid[1]))
@@ -117,8 +129,25 @@ class SmallGrid:
             (_THREADS,),
             (*self._psfs, params, *self._hats, norm, np.int32(self._size), *self._strides()),
         )
-        for hat, kernel in zip(self._hats, self.kernels, strict=True):
+        for hat, kernel, stamp in zip(self._hats, self.kernels, behind, strict=True):
+            if stamp is not None:
+                self._scale(hat, stamp, count)
             self._plan(hat, kernel)
+
+    def reserve(self, stamps: Any) -> tuple[StampSpectrum, Any]:
+        """Return what makes the spectra of stamps to convolve with, and memory for them; made once for each shape."""
+        lanes = len(self._hats[0]) if stamps.shape[0] > 1 else 1
+        key = lanes, tuple(stamps.shape[1:])
+        if key not in self._factors:
+            made = StampSpectrum(self._ctx, key[1], self.grid, lanes, double=True)
+            self._factors[key] = made, self._ctx.xp.empty((lanes, self.grid[0], self.grid[1] // 2 + 1), np.complex128)
+        return self._factors[key]
+
+    def _scale(self, hat: Any, stamps: Any, count: int) -> None:
+        """Multiply spectra by those of symmetric stamps."""
+        spectrum, factors = self.reserve(stamps)
+        spectrum(stamps, factors, count if len(factors) > 1 else 1)
+        scale_spectra(self._ctx, hat, factors, count, (DOUBLE,))
 
     def numbers(self, params: Any, gains: Any, scales: Any, tails: Any, count: int, *, shared: bool) -> None:
         """Write `scales` (count, 3) and `tails` (count) of pairs that share one pair of kernels, or have their own."""

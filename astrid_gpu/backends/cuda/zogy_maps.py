@@ -77,9 +77,6 @@ def zogy_maps(
     """
     if np.dtype(problem.dtype) != np.float32:
         return None
-    if any(colour.stamps is not None for colour in problem.colour):
-        _say(problem, "coloured noise: by whole spectra in place of the fused kernels")
-        return None
     if graph is None:
         graph = os.environ.get(GRAPH_VARIABLE, "").strip() == "1"
     try:
@@ -187,6 +184,7 @@ def spec_of(job: Job, batch: int, *, graph: bool = False, follow: bool = False) 
         flagged=job.flags is not None,
         inputs_first=graph,
         outputs=len(job.wanted),
+        colour=frozenset(n for n, s in zip(("Wn", "Wr"), job.sides, strict=True) if s.white is not None),
     )
 
 
@@ -227,7 +225,8 @@ def _numbers(ctx: Context, job: Job, size: int, grid: tuple[int, int]) -> float:
     for start in range(0, job.n, size) if many else (0,):
         stop = min(start + size, job.n) if many else job.n
         part = job.part(start, stop)
-        small.make(tuple(side.stamps for side in part.sides), part.params64, stop - start if many else 1)
+        count = stop - start if many else 1
+        small.make(tuple(side.stamps for side in part.sides), part.params64, count, [s.rest for s in part.sides])
         small.numbers(part.params64, part.gains, part.scales, tails[start:stop], stop - start, shared=not many)
     ctx.runtime.synchronize()
     return float(_host(tails.max())[0])
