@@ -146,7 +146,7 @@ class Quality:
 
     def _stars(self) -> str:
         if not self.n_stars:
-            return "no bright static stars"
+            return "not measured: fewer than five bright static stars, or no PSF of the difference"
         offset = f"offset y {self.offset_y:+.3f}, x {self.offset_x:+.3f} px (scatter {self.offset_scatter:.3f})"
         rest = f"flux {self.flux_residual:+.4f}, squared width {self.width_residual:+.4f}"
         return f"{self.n_stars} static stars: {offset}, {rest}"
