@@ -6,17 +6,20 @@ Exit codes: 0 done, 1 an input failed, 2 usage or configuration.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from typing import NoReturn
 
 import astrid_gpu
 from astrid_gpu.cli import bench, check, demo, doctor, fetch, inject, subtract, warmup
 from astrid_gpu.errors import AstridGpuError, BackendUnavailableError, ConfigError
 
-__all__ = ["main"]
+__all__ = ["entry", "main"]
 
 # Each has HELP, add_arguments(parser) and run(args), which returns the exit code.
 _VERBS = {
@@ -64,6 +67,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"{exc}; this verb needs more packages: pip install 'astrid-gpu[all]'", args, 2)
     except KeyboardInterrupt:
         return _fail("interrupted", args, 1)
+
+
+def entry() -> NoReturn:
+    """Run the command line and end the process with its exit code.
+
+    Threads and exit handlers are seen to as Python does, but the interpreter is not taken down piece by piece: that
+    frees what the system frees anyway, and takes a tenth as long as a subtraction. Under a debugger or profiler it is.
+    """
+    code = main()
+    tools = getattr(sys, "monitoring", None)
+    watched = sys.gettrace() or sys.getprofile() or (tools and any(tools.get_tool(i) for i in range(6)))
+    if watched or sys.flags.interactive:
+        sys.exit(code)
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except Exception:  # such as a closed pipe, of which the interpreter has its own way to tell
+        sys.exit(code)
+    os._exit(code)
 
 
 def _fail(reason: object, args: argparse.Namespace, code: int) -> int:

@@ -85,3 +85,4 @@ def _serve() -> None:
     content = sys.stdin.buffer.read()
     if content:
         draw_page(*pickle.loads(content), blank=blank)  # noqa: S301 - from the process that started this one
+    os._exit(0)  # somebody waits, and the interpreter takes its time to take itself down

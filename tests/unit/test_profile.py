@@ -92,3 +92,26 @@ def test_a_cancelled_one_leaves_nothing(tmp_path, rng):
     with pytest.raises(RuntimeError, match="nothing was given"):
         draughtsman.finish()
     assert np.size(list(tmp_path.iterdir())) == 0
+
+
+ENDING = """
+import atexit, sys, threading, time
+import astrid_gpu.cli as cli
+cli.main = lambda: print('told', flush={flush}) or {code}
+atexit.register(lambda: print('handler', flush=True))
+threading.Thread(target=lambda: time.sleep(0.2) or print('thread', flush=True)).start()
+{before}
+cli.entry()
+"""
+
+
+@pytest.mark.parametrize("before", ["", "sys.setprofile(lambda *_: None)"])
+@pytest.mark.parametrize(("code", "flush"), [(0, True), (2, False)])
+def test_the_program_ends_with_its_code_threads_and_handlers(before, code, flush):
+    import subprocess
+
+    text = ENDING.format(before=before, code=code, flush=flush)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert sorted(done.stdout.split()) == ["handler", "thread", "told"]
+    assert done.stdout.split().index("thread") < done.stdout.split().index("handler")
