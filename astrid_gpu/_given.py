@@ -14,7 +14,7 @@ from astrid_gpu.io import read_psf_model
 from astrid_gpu.psf import MeasuredPsf, measure_one, measure_psf_pair
 from astrid_gpu.results import Step
 
-__all__ = ["Given", "Models", "choose_psfs", "read_given"]
+__all__ = ["Given", "Models", "carry_models", "choose_psfs", "read_given"]
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,22 @@ def _psf_step(role: str, found: MeasuredPsf, *, given: bool) -> Step:
     return Step("psf", text, values | {"order": order, "origin": psf.origin})
 
 
-def read_given(given: Given, shape: tuple[int, int]) -> Given:
-    """Read the PSFs that were given with the call, before any work is done."""
+def read_given(given: Given, shape: tuple[int, int], reference_shape: tuple[int, int] | None = None) -> Given:
+    """Read the PSFs that were given with the call, each for the shape of its image, before any work is done."""
+    shapes = {"psf_science": shape, "psf_reference": reference_shape or shape}
     read: dict[str, Any] = {
-        name: _read_psf(spec, name, shape)
-        for name in ("psf_science", "psf_reference")
-        if (spec := getattr(given, name)) is not None
+        name: _read_psf(spec, name, shapes[name]) for name in shapes if (spec := getattr(given, name)) is not None
     }
     return replace(given, **read)
+
+
+def carry_models(science: Image, reference: Image, given: Given) -> tuple[Image, Image, Given]:
+    """Hand given PSFs that vary over the field to their images, with which they go to the common grid."""
+    if isinstance(given.psf_science, PSFModel):
+        science, given = science.with_(psf=given.psf_science), replace(given, psf_science=None)
+    if isinstance(given.psf_reference, PSFModel):
+        reference, given = reference.with_(psf=given.psf_reference), replace(given, psf_reference=None)
+    return science, reference, given
 
 
 def _read_psf(spec: Any, name: str, shape: tuple[int, int]) -> PSF | PSFModel:

@@ -13,7 +13,7 @@ import numpy as np
 from astrid_gpu._exposure import Exposure, own_stages, scaled_sigma, stars_of
 from astrid_gpu._flux_field import FluxModel
 from astrid_gpu._flux_ratio import FluxRatio, flux_ratio, level_reference, level_step
-from astrid_gpu._given import Given, Models, choose_psfs, read_given
+from astrid_gpu._given import Given, Models, carry_models, choose_psfs, read_given
 from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
@@ -119,15 +119,17 @@ class PairPreparer:
     def prepare(self, science: Image) -> Pair:
         """Run every stage on one science image; the reference comes to its grid."""
         profile: dict[str, float] = {}
-        given = read_given(self.given, science.shape)
+        given = read_given(self.given, science.shape, self.reference.shape)
         with timed(profile, "background and noise"):
             sci, ref = self._alone(science)
+        here, there, given = carry_models(sci.image, ref.image, given)
+        sci, ref = replace(sci, image=here), replace(ref, image=there)
         with timed(profile, "alignment"):
             sci, aligned, sigma_r, moved = _to_one_grid(sci, ref, self.config)
         steps = [*sci.steps, *ref.steps, *moved]
         with timed(profile, "stars"):
-            here, there = (sci.image, sci.sigma), (aligned.image, sigma_r)
-            stars = list(both(lambda: stars_of(*here), lambda: stars_of(*there)))
+            looked = (sci.image, sci.sigma), (aligned.image, sigma_r)
+            stars = list(both(lambda: stars_of(*looked[0]), lambda: stars_of(*looked[1])))
         with timed(profile, "PSFs"):
             psfs, models, psf_steps = choose_psfs(sci.image, aligned.image, stars, given, self.config)
         with timed(profile, "flux ratio and registration"):

@@ -10,6 +10,7 @@ from astrid_gpu._field_fit import ORDERS, highest_order
 from astrid_gpu._host_ops import both
 from astrid_gpu._psf_field import fit_field, spread_over
 from astrid_gpu._psf_stack import PsfStack, build_psf
+from astrid_gpu.backends import library_of
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.psf_stamps import fwhm_of
@@ -80,6 +81,8 @@ def measure_psf(
     ------
     PsfError
         No usable star, or too few with fallback="error", or for the order asked for.
+    TypeError
+        The image is on a GPU.
 
     Notes
     -----
@@ -173,6 +176,11 @@ def measure_psf_pair(
 
 def _prepare(image: Any, stars: np.ndarray | None, variance: Any) -> tuple[Image, np.ndarray, Any]:
     """Return a background-subtracted Image, its stars and its variance: one, a plane, or None for the image's own."""
+    if library_of(image.data if isinstance(image, Image) else image) == "cupy":
+        msg = (
+            "the image is on a GPU, but measure_psf works on the host, and nothing is copied unasked; call .get() on it"
+        )
+        raise TypeError(msg)
     if not isinstance(image, Image):
         array = np.ma.filled(np.ma.asarray(image).astype(float), np.nan)
         if array.ndim != 2:

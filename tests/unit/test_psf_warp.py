@@ -81,3 +81,17 @@ def test_an_image_elsewhere_has_no_psf_here():
             return y + 1000.0, x
 
     assert warp_psf(model((50, 50)), Far(), (50, 50)) is None
+
+
+def test_a_model_given_for_the_reference_goes_with_it_to_the_science_grid(rng):
+    """Of the reference's own shape, not of the science image's; a model of neither is refused before any work."""
+    from astrid_gpu.errors import PsfError
+
+    pair = ag.simulate.pair(seed=6, shape=(160, 180), n_changes=0)
+    cut = np.s_[10:150, 20:170]
+    science = pair.science.with_(data=pair.science.data[cut], mask=None, wcs=pair.science.wcs[cut])
+    diff = ag.subtract(science, pair.reference, psf_reference=model((160, 180)), align="wcs")
+    said = [step.text for step in diff.steps if step.stage == "psf"][1]
+    assert "reference: PSF given (test), varying over the field (order " in said
+    with pytest.raises(PsfError, match=r"psf_reference: the PSF model belongs to an image of \(140, 150\)"):
+        ag.subtract(science, pair.reference, psf_reference=model((140, 150)))
