@@ -72,6 +72,20 @@ def test_a_reference_that_is_resampled(small_blocks):
     assert_alike(whole, blocks, differ=2e-3)
 
 
+def test_what_the_images_bring_is_used(small_blocks):
+    """True PSFs and variances, the reference's carried to the science grid with its pixels; a model that varies too."""
+    field = pair(reference=replace(ag.simulate.REFERENCE, dither=(7.3, -12.6)))
+    science, reference = field.known()
+    model = ag.PSFModel(np.stack([science.psf.data, 1e-3 * science.psf.data, 1e-3 * science.psf.data]), SHAPE)
+    known = replace(field, science=science.with_(psf=model), reference=reference)
+    whole, blocks = both_ways(known)
+    for diff in (whole, blocks):
+        psf = [s for s in diff.steps if s.stage == "psf"]
+        assert all("given" in s.text for s in psf)
+        assert any("variance as given" in s.text for s in diff.steps if s.stage == "noise")
+    assert_alike(whole, blocks, differ=2e-3)
+
+
 def test_a_reference_moved_by_whole_pixels_and_by_a_fraction_that_stars_show(small_blocks):
     reference = replace(ag.simulate.REFERENCE, dither=(4.0, -6.0))
     whole, blocks = both_ways(pair(reference=reference, misregistration=(0.06, -0.07)))
