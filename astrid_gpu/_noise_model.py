@@ -20,6 +20,9 @@ __all__ = ["NoiseModel", "noise_model", "seen_by", "stack_stamps"]
 WIDTH_MATTERS = 0.05
 """Error of the width of S_corr from which on correlated noise is not taken for white."""
 
+PROOF = 0.08
+"""How far the noise of the smoothed difference has to be from white before a weak correlation is believed."""
+
 CORRELATION_MATTERS = 0.2
 """Correlation of neighbours from which on it is not, even where the width is right: D would be far from white."""
 
@@ -49,6 +52,19 @@ class NoiseModel:
     def coloured(self) -> bool:
         """Whether either noise is."""
         return any(stamp is not None for stamp in self.stamps)
+
+    def tested(self, found: float) -> NoiseModel:
+        """Return this model or, where it explains no better how much the smoothed difference varies, white noise.
+
+        `found` is that over what white noise of the variances stated gives. Strong correlations need no such proof.
+        """
+        width = self.metrics.get("score_corr_std_white", 1.0)
+        pairs = (self.metrics.get(f"noise_correlation_{role}", 0.0) for role in ("science", "reference"))
+        if not self.coloured or max(map(abs, pairs)) >= CORRELATION_MATTERS:
+            return self
+        if abs(found - 1) > PROOF and abs(found - width) < abs(found - 1):
+            return self
+        return self.white(f"but the difference varies {found:.3f} times as much as white noise: taken for white")
 
     def white(self, why: str) -> NoiseModel:
         """Return white noise of the variances stated, with what was measured and why it is not used."""
@@ -96,6 +112,8 @@ def noise_model(
     width = _width_if_white(model, stamps, sigmas, beta)
     model.metrics["score_corr_std_white"] = width
     why = _why_white(found, width) if mode == "auto" else ""
+    if not all(np.isfinite(spectrum.sky) for spectrum in found):
+        why = "all that varies in one image is in the other"
     if why:
         return model.white(f"{why}: taken for white")
     text = f"taken for coloured; taken for white it would give S_corr a width of {width:.3f}"

@@ -38,6 +38,7 @@ _LEAST = 4000  # blank pixels
 _CLIP = 5.0  # of the stated noise: no blank pixel
 _PSF_GRID = 64
 _TINY = 1e-6  # of the stated variance
+_LEFT = 0.1  # of the variance of blank pixels, that the sky has to leave
 _WEAK = (
     0.04  # of the product of two PSFs' transforms at k = 0, squared root 0.2: where one no longer tells of the other
 )
@@ -276,6 +277,9 @@ def _spectrum(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: int) 
 
     It is kept up to the lag beyond which it no longer changes what the PSF sees, by more than a hundredth or chance.
     """
+    whole = float(covariance[REACH, REACH] + sky[REACH, REACH])
+    lost = covariance[REACH, REACH] < _LEFT * whole  # what there is, both have: no noise of its own is left to tell of
+    covariance = covariance + sky if lost else covariance
     variance = max(float(covariance[REACH, REACH]), _TINY)
     a = covariance / variance
     grid = (_PSF_GRID, _PSF_GRID)
@@ -284,11 +288,11 @@ def _spectrum(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: int) 
     seen = seen[np.ix_(lags, lags)] / seen[0, 0]
     chance = np.sqrt(2 * (a[_taper(RANGES[0]) > 0] ** 2).sum() / n)  # of one lag; opposite ones are the same
     widest = _taper(RANGES[-1])
-    whole = float((widest * a * seen).sum())
+    most = float((widest * a * seen).sum())
     for reach in RANGES:
         taper = _taper(reach)
         left = abs(float(((widest - taper) * a * seen).sum()))
-        if left <= max(0.01 * whole, 2 * chance * float(np.sqrt((((widest - taper) * seen) ** 2).sum()))):
+        if left <= max(0.01 * most, 2 * chance * float(np.sqrt((((widest - taper) * seen) ** 2).sum()))):
             break
     stamp = _positive(a * taper, chance * float(np.sqrt((taper**2).sum())))
     inner = taper.copy()
@@ -301,7 +305,9 @@ def _spectrum(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: int) 
         correlation_error=float(chance / 2),
         excess=float((stamp * seen).sum()),
         excess_error=float(chance * np.sqrt(((inner * seen) ** 2).sum())),
-        sky=abs(float((widest * sky * seen).sum())) / max(variance * float((stamp * seen).sum()), _TINY),
+        sky=np.inf
+        if lost
+        else abs(float((widest * sky * seen).sum())) / max(variance * float((stamp * seen).sum()), _TINY),
         reach=reach,
         n_pixels=n,
     )

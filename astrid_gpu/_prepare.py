@@ -164,7 +164,8 @@ class PairPreparer:
         science, factor, found, noise = sci.image, 1.0, 1.0, NoiseModel()
         aligned, model, levelled = self._level(science, aligned, psfs, models, stars)
         given = science.known_variance, aligned.image.known_variance
-        measured = settled = False
+        measured: NoiseModel | None = None
+        decided = settled = False
         while True:
             weights = [_raised(v, factor**2 * by) for v, by in zip(given, noise.excess, strict=True)]
             ratio = flux_ratio(science, aligned.image, *psfs, stars[0], stars[1], *weights, psf_models=models)
@@ -178,20 +179,23 @@ class PairPreparer:
                     registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
                     reference = registered.reference
             beta = self.given.flux_ratio or ratio.beta
-            if not measured:
+            if measured is None:
                 bad = science.bad | ~np.isfinite(reference) | ~aligned.footprint
-                noise = noise_model(self._noise_mode(), (science.data, reference), given, psfs, beta, bad)
+                measured = noise_model(self._noise_mode(), (science.data, reference), given, psfs, beta, bad)
             true = [_raised(v, factor**2 * scale) for v, scale in zip(given, noise.scales, strict=True)]
             level, found, how = residual_background(
                 science, reference, beta, *psfs, (true[0], true[1]), aligned.footprint, self.config.box, noise.stamps
             )
-            if not measured and noise.coloured and found < OVERSTATED and self.config.noise == "auto":
-                measured, noise = True, noise.white(f"the difference has {found:.3f} of that: taken for white")
+            if not decided:  # by what the difference does if its noise is taken for white
+                decided, noise = True, measured.tested(found) if self.config.noise == "auto" else measured
+                if noise.coloured:
+                    continue
+            if noise.coloured and found < OVERSTATED and self.config.noise == "auto":
+                noise = noise.white(f"the difference has {found:.3f} of that: taken for white")
                 continue
-            measured = True
-            if settled or (found < CORRELATED and not noise.coloured):
+            if settled or found < CORRELATED:
                 break
-            settled, factor = True, found if found >= CORRELATED else 1.0
+            settled, factor = True, found
         sky = [_sky_step(science.name, level, how, taken=self.config.background), noise_step(factor, found)]
         if self.config.background:
             science = science.with_(data=(science.data - level).astype(science.data.dtype))
