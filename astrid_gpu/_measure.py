@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._local_psfs import LocalPsfs
 from astrid_gpu.backends import Backend
 from astrid_gpu.engine.peaks import gather, measure
 from astrid_gpu.flags import INVALID, CandidateFlag
@@ -26,11 +27,10 @@ _EIGHT = [(0, 0), *((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or 
 
 
 class Maps(NamedTuple):
-    """The stacks (n, ny, nx) of a difference on its backend, and per image the PSF and its window.
+    """The stacks (n, ny, nx) of a difference on its backend, and the PSFs where candidates may lie.
 
     `flux`, `flux_error` and `science` may be None; `mask` is the low byte of the pixel flags, `details` the next one,
-    None if no pixel has a bit there. `psfs` and `windows` have one entry per image, None without a PSF;
-    `reach` is the radius in pixels about a candidate in which mask bits count.
+    None if no pixel has a bit there. `reach` (n,) is the radius in pixels about a candidate in which mask bits count.
     """
 
     backend: Backend
@@ -41,8 +41,7 @@ class Maps(NamedTuple):
     mask: Any
     details: Any
     science: Any
-    psfs: list[np.ndarray | None]
-    windows: list[PsfWindow | None]
+    psfs: LocalPsfs
     reach: np.ndarray
 
 
@@ -133,11 +132,9 @@ def _refine(maps: Maps, peaks: np.ndarray, sign: np.ndarray) -> Refined:
             np.where(in_flux.ok, in_flux.dy, place.dy), np.where(in_flux.ok, in_flux.dx, place.dx),
             in_flux.value, in_flux.ok | place.ok,
         )  # fmt: skip
-    for image in np.unique(peaks["image"]):
-        psf = maps.psfs[image]
+    for rows, psf, _ in maps.psfs.groups(peaks["image"], peaks["y"], peaks["x"]):
         if psf is None:
             continue
-        rows = np.flatnonzero(peaks["image"] == image)
         exact = calibrate_peaks(Refined(*(column[rows] for column in place)), psf)
         for column, values in zip(place, exact, strict=True):
             column[rows] = values
@@ -158,11 +155,9 @@ def _shape(
     """Return FWHM, axis ratio, sharpness, and the flags SHARP, EXTENDED (against the noise) and BRIGHT_STAR."""
     fwhm, elongation, sharpness = np.full((3, len(y)), np.nan)
     flags = np.zeros(len(y), np.uint32)
-    for k in np.unique(image):
-        window = maps.windows[k]
+    for rows, _, window in maps.psfs.groups(image, y, x):
         if window is None:
             continue
-        rows = np.flatnonzero(image == k)
         sigma = np.full(len(rows), window.sigma)
         sums = measure(maps.backend, maps.difference, image[rows], y[rows], x[rows], sigma, window.radius)
         flags[rows[_on_bright_star(maps, window, image[rows], y[rows], x[rows], sums)]] = CandidateFlag.BRIGHT_STAR
@@ -180,11 +175,9 @@ def _shape(
 def _fit_quality(maps: Maps, peaks: np.ndarray, place: Refined, error: np.ndarray) -> np.ndarray:
     """Return the reduced chi² of the fit of the PSF at each candidate's place; NaN without a PSF or an error."""
     chi2 = np.full(len(peaks), np.nan)
-    for k in np.unique(peaks["image"]):
-        psf, window = maps.psfs[k], maps.windows[k]
+    for rows, psf, window in maps.psfs.groups(peaks["image"], peaks["y"], peaks["x"]):
         if psf is None or window is None or maps.flux_error is None:
             continue
-        rows = np.flatnonzero(peaks["image"] == k)
         radius = max(2, round(1.5 * window.fwhm))
         stamps = _stamps(maps, maps.difference, peaks[rows], 2 * radius + 1)
         # Where D is white, a pixel's noise is that of the flux times sqrt(sum P²).

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._extractors import EXTRACTORS, extract, suppress_near
+from astrid_gpu._local_psfs import LocalPsfs
 from astrid_gpu._measure import DIPOLE_FLOOR, Maps, climb, measure_candidates
 from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine._checks import as_plane, as_stack
 from astrid_gpu.engine.peaks import find_peaks
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.flags import INVALID, PixelFlag
-from astrid_gpu.ops.moments import PsfWindow, psf_window
-from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.results import Candidates, Difference
 
 __all__ = ["CANDIDATE_COLUMNS", "candidate_dtype", "detect"]
@@ -182,29 +181,17 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
     if diff.science is not None and library_of(diff.science) == library_of(diff.score_corr):
         science = as_stack(b, diff.science, "science", _real(diff.science))
         science = science if tuple(science.shape) == shape else None
-    psfs, windows = _psfs(diff.psf, shape[0])
+    psfs = LocalPsfs(diff.psf, shape[0], diff.tiles)
+    windows = [psfs.middle(i) for i in range(shape[0])]
     reach = np.array([_NO_PSF_SEPARATION if w is None else max(w.fwhm, 1.0) for w in windows])
     difference, score, flux, error = stacks.values()
-    maps = Maps(b, difference, score, flux, error, mask, details, science, psfs, windows, reach)
+    maps = Maps(b, difference, score, flux, error, mask, details, science, psfs, reach)
     return maps, (mask & np.uint8(INVALID)) != 0
 
 
 def _real(array: Any) -> np.dtype:
     dtype = np.dtype(getattr(array, "dtype", np.float64))
     return dtype if dtype in (np.dtype(np.float32), np.dtype(np.float64)) else np.dtype(np.float64)
-
-
-def _psfs(psf: Any, n: int) -> tuple[list[np.ndarray | None], list[PsfWindow | None]]:
-    """Return the difference PSF and its window for each image; one that is shared is measured once."""
-    if psf is None:
-        return [None] * n, [None] * n
-    host = np.asarray(psf.get() if hasattr(psf, "get") else psf, dtype=np.float64)
-    if host.ndim not in (2, 3) or (host.ndim == 3 and host.shape[0] not in (1, n)):
-        msg = f"diff.psf must be one stamp or one per image ({n}), got shape {host.shape}"
-        raise ShapeMismatchError(msg)
-    stamps = [host] if host.ndim == 2 else list(host)
-    windows: list[PsfWindow | None] = [psf_window(stamp, fwhm_of(stamp)) for stamp in stamps]
-    return (list(stamps), windows) if len(stamps) == n else (stamps * n, windows * n)
 
 
 def _separations(maps: Maps, min_separation: float | None) -> np.ndarray:

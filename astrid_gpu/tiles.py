@@ -123,6 +123,14 @@ class Tiles:
         j, i = (int(np.searchsorted(e, p, side="right")) - 1 for e, p in zip(self.edges, (y, x), strict=True))
         return int(np.clip(j, 0, self.grid[0] - 1)) * self.grid[1] + int(np.clip(i, 0, self.grid[1] - 1))
 
+    def holding_all(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return the numbers of the tiles whose interiors hold positions (m,); beyond the frame, of the nearest."""
+        j, i = (
+            np.clip(np.searchsorted(e, np.floor(np.asarray(p, float) + 0.5), side="right") - 1, 0, n - 1)
+            for e, p, n in zip(self.edges, (y, x), self.grid, strict=True)
+        )
+        return j * self.grid[1] + i
+
     def window(self, k: int) -> tuple[slice, slice]:
         """Return the slices of the frame that tile `k` covers, overlap included."""
         (y, x), (ty, tx) = self.corners[k].tolist(), self.tile_shape
