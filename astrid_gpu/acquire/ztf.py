@@ -20,6 +20,7 @@ from astrid_gpu.acquire._ztf_products import (
     science_id,
 )
 from astrid_gpu.acquire.client import Client, default_client
+from astrid_gpu.acquire.content import words_of
 from astrid_gpu.acquire.observations import checked_rows, observation_table
 from astrid_gpu.acquire.placing import fetch_items, target_path
 from astrid_gpu.acquire.progress import ProgressCallback
@@ -27,6 +28,7 @@ from astrid_gpu.acquire.recording import recorded
 from astrid_gpu.acquire.regions import radius_degrees, resolve
 from astrid_gpu.acquire.sessions import asking, guarded_session
 from astrid_gpu.acquire.transfer import Item
+from astrid_gpu.acquire.wire import failure
 from astrid_gpu.errors import InputError
 
 __all__ = ["PRODUCTS", "fetch", "search"]
@@ -205,7 +207,8 @@ def _ibe(client: Client) -> Any:
 def _query(service: Any, table: str, place: Any, radius: Any, conditions: list[str]) -> list[dict[str, Any]]:
     """Return rows of metadata as dictionaries."""
     width = None if radius is None else 2 * radius_degrees(radius)
-    with asking(_SERVICE, f"{service.URL}search/ztf/products/{table}"):
+    url = f"{service.URL}search/ztf/products/{table}"
+    with asking(_SERVICE, url):
         found = service.query_region(
             coordinate=place,
             mission="ztf",
@@ -214,6 +217,9 @@ def _query(service: Any, table: str, place: Any, radius: Any, conditions: list[s
             width=f"{width}d" if width else None,
             where=" AND ".join(conditions) or None,
         )
+        body = service._session.last_body
+        if not any(line.startswith(b"|") for line in body.splitlines()):  # the reader takes a web page for no rows
+            raise failure(url, f"sent no table but: {words_of(body)}", service=_SERVICE)
         return [{name: _plain(row[name]) for name in found.colnames} for row in found]
 
 
