@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from astrid_gpu.acquire.wire import failure
@@ -73,7 +74,8 @@ def guarded_session(client: Any, service: str = "") -> Any:
 def asking(service: str, url: str) -> Iterator[None]:
     """Turn whatever another library raises while it asks `service` into one `AcquisitionError`.
 
-    Its warnings (no rows, deprecated keywords) are kept quiet: what matters is raised.
+    Its warnings (no rows, deprecated keywords) are kept quiet: what matters is raised. astroquery keeps answers for a
+    week and would give last Monday's as today's; within this block it asks.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def asking(service: str, url: str) -> Iterator[None]:
         Ours as it is, any other as its words and `url`.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _fresh_answers():
             warnings.simplefilter("ignore")
             yield
     except (AstridGpuError, KeyboardInterrupt):
@@ -91,3 +93,9 @@ def asking(service: str, url: str) -> Iterator[None]:
         raise failure(
             url, f"sent what cannot be understood ({type(error).__name__}: {said})", service=service
         ) from None
+
+
+def _fresh_answers() -> Any:
+    """Return a context in which astroquery, if it is loaded, takes nothing from its cache and puts nothing there."""
+    astroquery = sys.modules.get("astroquery")
+    return nullcontext() if astroquery is None else astroquery.cache_conf.set_temp("cache_active", False)
