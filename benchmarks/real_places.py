@@ -62,7 +62,10 @@ class LocalPsf:
 
     def __init__(self, frame: FrameFacts) -> None:
         self._shape = frame.image.shape
-        whole = measure_psf(frame.image, stars=frame.stars)
+        narrow = measure_psf(frame.image, stars=frame.stars)
+        # As wide as `subtract` measures its own: light that a stamp cuts off would be in no flux.
+        self._size = 2 * int(np.ceil(6 * narrow.fwhm)) + 1
+        whole = measure_psf(frame.image, stars=frame.stars, size=self._size)
         self._cells = [[self._cell(frame, j, i) or whole for i in (0, 1)] for j in (0, 1)]
 
     def _cell(self, frame: FrameFacts, j: int, i: int) -> PSF | None:
@@ -73,7 +76,7 @@ class LocalPsf:
         if clean.sum() < _STARS_A_CELL:
             return None
         try:
-            return measure_psf(frame.image, stars=here)
+            return measure_psf(frame.image, stars=here, size=self._size)
         except PsfError:
             return None
 

@@ -189,7 +189,8 @@ def _patches(image: Image, psf: Any, x: np.ndarray, y: np.ndarray) -> list[_Patc
         return [_profile_patch(psf, float(sx), float(sy)) for sx, sy in zip(x, y, strict=True)]
     spec = psf if psf is not None else image.psf
     if spec is None:
-        spec = measure_psf(image)
+        # As wide as `subtract` measures its own: the light that a stamp cuts off would be in no flux.
+        spec = measure_psf(image, size=2 * int(np.ceil(6 * measure_psf(image).fwhm)) + 1)
     if not hasattr(spec, "at"):
         spec = read_psf_model(spec, shape=image.shape)
     if isinstance(spec, PSF):
