@@ -7,6 +7,7 @@ picture. The error of the last is how far the width of S_corr on clean pixels is
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -28,10 +29,11 @@ assert np.isfinite(ag.zogy(*frames, psf, psf, 1.0, 1.0, backend={backend!r}).sco
 
 
 def python(*words):
-    """A run of this interpreter; its exit code is the result."""
+    """A run of this interpreter, which keeps the bytecode of modules as by default; its exit code is the result."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run():
-        return subprocess.run([sys.executable, *words], check=False, capture_output=True).returncode
+        return subprocess.run([sys.executable, *words], check=False, capture_output=True, env=environment).returncode
 
     return run
 
