@@ -5,6 +5,8 @@ Small questions only: a few hundred kilobytes each.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 
@@ -72,3 +74,33 @@ def test_skyview(tmp_path):
 
 def test_name_of_an_object():
     assert ag.acquire.resolve("NGC 5457").separation(ag.acquire.resolve(M101)).arcmin < 1
+
+
+def test_ztf(tmp_path):
+    table = ag.acquire.ztf.search(M101, limit=1, size=60, products=("science", "mask", "reference"))
+    science, mask, reference = ag.acquire.fetch(table, ag.acquire.RunDirectory(tmp_path / "run"))
+    assert ag.read_image(science, mask=mask).shape == ag.read_image(reference).shape
+    roles = [o.role for o in ag.acquire.RunDirectory(tmp_path / "run").observations()]
+    assert sorted(roles) == ["reference", "science"]
+
+
+@pytest.mark.parametrize("broker", ["alerce", "fink"])
+def test_brokers_without_credentials(broker):
+    module = getattr(ag.acquire.brokers, broker)
+    (row,) = module.search(object_id="ZTF18abcgqmz")
+    assert row["ra"].value == pytest.approx(279.905, abs=1e-3)
+    assert len(module.light_curve("ZTF18abcgqmz")) >= 2
+    assert module.alert("ZTF18abcgqmz").stamps
+    assert module.labels("ZTF18abcgqmz").colnames == ["classifier", "class_name", "probability"]
+
+
+@pytest.mark.parametrize(
+    ("broker", "variables"),
+    [("lasair", ("LASAIR_TOKEN",)), ("boom", ("BOOM_TOKEN", "BOOM_USERNAME")),
+     ("kowalski", ("KOWALSKI_TOKEN", "KOWALSKI_USERNAME"))],
+)  # fmt: skip
+def test_brokers_with_credentials(broker, variables):
+    if not any(os.environ.get(name) for name in variables):
+        pytest.skip(f"none of {', '.join(variables)} is set")
+    table = getattr(ag.acquire.brokers, broker).search(position=(279.905, -4.871), radius="5 arcsec")
+    assert "ZTF18abcgqmz" in list(table["object_id"])
