@@ -12,6 +12,7 @@ from astrid_gpu.acquire.brokers.objects import arcseconds, label_table, object_t
 from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.light_curves import light_curve as curve_of
 from astrid_gpu.acquire.packets import Alert
+from astrid_gpu.acquire.secrets import authorization, bearer, credential
 from astrid_gpu.errors import AcquisitionError, InputError
 
 __all__ = ["DataBase"]
@@ -34,6 +35,28 @@ class DataBase(ABC):
     @abstractmethod
     def cone(self, client: Client, place: Any, reach: float, query: dict[str, Any], limit: int) -> list[dict[str, Any]]:
         """Return alerts within `reach` arcseconds of a place."""
+
+    @abstractmethod
+    def log_in(self, client: Client, user: str, password: str) -> Any:
+        """Return the token that the service gives to a user."""
+
+    def signature(self, client: Client) -> Any:
+        """Return what signs a request: ``<BROKER>_TOKEN`` of the environment, else a token got by logging in.
+
+        Raises
+        ------
+        AcquisitionError
+            No credentials in the environment; the variables are named.
+        """
+        names = [f"{self.broker.upper()}_{what}" for what in ("TOKEN", "USERNAME", "PASSWORD")]
+        found = authorization(names[0])
+        if found is not None:
+            return found
+        user, password = credential(names[1]), credential(names[2])
+        if user is None or password is None:
+            msg = f"{self.name} wants credentials: set {names[0]}, or {names[1]} and {names[2]}"
+            raise AcquisitionError(msg)
+        return bearer(self.log_in(client, user, password), self.name)
 
     def stamps(self, client: Client, document: dict[str, Any]) -> dict[str, Any]:
         """Return the document with its stamps; a data base that keeps them elsewhere looks there."""

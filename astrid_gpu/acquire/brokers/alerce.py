@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu.acquire.brokers.objects import arcseconds, label_table, object_table, points, records
+from astrid_gpu.acquire.brokers.objects import arcseconds, label_table, object_table, points, records, stamps_by
 from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.packets import STAMPS, Alert, number
-from astrid_gpu.errors import AcquisitionError, FitsError
-from astrid_gpu.io.stamps import read_stamp
+from astrid_gpu.errors import AcquisitionError
 
 __all__ = ["SERVER", "STAMP_SERVER", "alert", "labels", "light_curve", "search"]
 
@@ -137,21 +136,16 @@ def alert(object_id: str, candid: int | None = None, *, client: Client | None = 
         msg = f"ALeRCE has no {what} of {object_id}; it has {len(found)} detections"
         raise AcquisitionError(msg)
     row = max(chosen, key=lambda r: number(r.get("mjd")))
-    stamps, notes = {}, []
-    for kind, name in _KINDS.items():
-        asked = {"oid": object_id, "candid": str(row["candid"]), "type": name, "format": "fits"}
-        try:
-            content = client.get(f"{STAMP_SERVER}/get_stamp", wanted="fits", service=_NAME, params=asked)
-            stamps[kind] = read_stamp(content, f"{object_id} {name}")[0]
-        except (AcquisitionError, FitsError) as error:
-            notes.append(str(error))
-    if not stamps:
-        msg = f"ALeRCE has no stamp of {object_id} {row['candid']}: {notes[0]}"
-        raise AcquisitionError(msg)
+
+    def get(word: str) -> bytes:
+        asked = {"oid": object_id, "candid": str(row["candid"]), "type": word, "format": "fits"}
+        return client.get(f"{STAMP_SERVER}/get_stamp", wanted="fits", service=_NAME, params=asked)
+
+    stamps, notes = stamps_by(_KINDS, get, _NAME, f"{object_id} {row['candid']}")
     previous = [_candidate(r) for r in found if r is not row]
     return Alert(
         object_id, int(row["candid"]), "ZTF", "", _candidate(row), previous, [], stamps, f"ALeRCE {object_id}",
-        tuple(notes),
+        notes,
     )  # fmt: skip
 
 

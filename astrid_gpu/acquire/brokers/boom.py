@@ -10,7 +10,6 @@ from typing import Any
 from astrid_gpu.acquire.brokers._data_base import DataBase
 from astrid_gpu.acquire.brokers.objects import records
 from astrid_gpu.acquire.client import Client
-from astrid_gpu.acquire.secrets import authorization, bearer, credential
 from astrid_gpu.errors import AcquisitionError
 
 __all__ = ["SERVER", "alert", "labels", "light_curve", "search"]
@@ -49,24 +48,17 @@ class _Boom(DataBase):
     def _query(self, client: Client, verb: str, asked: dict[str, Any]) -> Any:
         """Ask, and return the data of the answer."""
         url = f"{SERVER}/queries/{verb}"
-        answer = client.json(url, service=self.name, method="POST", json=asked, auth=self._auth(client))
+        answer = client.json(url, service=self.name, method="POST", json=asked, auth=self.signature(client))
         if not isinstance(answer, dict) or "data" not in answer:
             said = str(answer.get("message") if isinstance(answer, dict) else answer)[:200]
             msg = f"BOOM at {url} sent no data: {said}"
             raise AcquisitionError(msg, url=url)
         return answer["data"]
 
-    def _auth(self, client: Client) -> Any:
-        found = authorization("BOOM_TOKEN")
-        if found is not None:
-            return found
-        user, password = credential("BOOM_USERNAME"), credential("BOOM_PASSWORD")
-        if user is None or password is None:
-            msg = "BOOM wants credentials: set BOOM_TOKEN, or BOOM_USERNAME and BOOM_PASSWORD"
-            raise AcquisitionError(msg, url=SERVER)
+    def log_in(self, client: Client, user: str, password: str) -> Any:
         form = {"username": user, "password": password}
         answer = client.json(f"{SERVER}/auth", service=self.name, method="POST", data=form)
-        return bearer(answer.get("access_token") if isinstance(answer, dict) else None, self.name)
+        return answer.get("access_token") if isinstance(answer, dict) else None
 
 
 _broker = _Boom()

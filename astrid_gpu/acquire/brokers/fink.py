@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu.acquire.brokers.objects import arcseconds, label_table, object_table, records
+from astrid_gpu.acquire.brokers.objects import arcseconds, label_table, object_table, records, stamps_by
 from astrid_gpu.acquire.client import Client, default_client
 from astrid_gpu.acquire.light_curves import light_curve as curve_of
 from astrid_gpu.acquire.packets import STAMPS, Alert, number
-from astrid_gpu.errors import AcquisitionError, FitsError, InputError
-from astrid_gpu.io.stamps import read_stamp
+from astrid_gpu.errors import AcquisitionError, InputError
 
 __all__ = ["SERVER", "alert", "labels", "light_curve", "search"]
 
@@ -123,22 +122,17 @@ def alert(object_id: str, candid: int | None = None, *, client: Client | None = 
     if chosen is None:
         msg = f"Fink has no alert {candid} of {object_id}; it has {len(rows)}"
         raise AcquisitionError(msg)
-    stamps, notes = {}, []
-    for kind, name in _KINDS.items():
-        asked = {"objectId": object_id, "candid": str(chosen["i:candid"]), "kind": name, "output-format": "FITS"}
-        try:
-            content = client.get(f"{SERVER}/api/v1/cutouts", wanted="fits", service=_NAME, method="POST", json=asked)
-            stamps[kind] = read_stamp(content, f"{object_id} {name}")[0]
-        except (AcquisitionError, FitsError) as error:
-            notes.append(str(error))
-    if not stamps:
-        msg = f"Fink has no stamp of {object_id} {chosen['i:candid']}: {notes[0]}"
-        raise AcquisitionError(msg)
+
+    def get(word: str) -> bytes:
+        asked = {"objectId": object_id, "candid": str(chosen["i:candid"]), "kind": word, "output-format": "FITS"}
+        return client.get(f"{SERVER}/api/v1/cutouts", wanted="fits", service=_NAME, method="POST", json=asked)
+
+    stamps, notes = stamps_by(_KINDS, get, _NAME, f"{object_id} {chosen['i:candid']}")
     one = _as_alert(chosen)
     previous = [_candidate(row) for row in rows if row is not chosen]
     return Alert(
         one.object_id, one.candid, "ZTF", one.schema, one.candidate, previous, [], stamps, f"Fink {object_id}",
-        tuple(notes),
+        notes,
     )  # fmt: skip
 
 

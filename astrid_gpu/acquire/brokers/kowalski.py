@@ -10,7 +10,6 @@ from typing import Any
 from astrid_gpu.acquire.brokers._data_base import DataBase
 from astrid_gpu.acquire.brokers.objects import records
 from astrid_gpu.acquire.client import Client
-from astrid_gpu.acquire.secrets import authorization, bearer, credential
 from astrid_gpu.errors import AcquisitionError
 
 __all__ = ["SERVER", "alert", "labels", "light_curve", "search"]
@@ -44,24 +43,17 @@ class _Kowalski(DataBase):
     def _query(self, client: Client, asked: dict[str, Any]) -> Any:
         """Ask, and return the data of an answer that says success."""
         url = f"{SERVER}/api/queries"
-        answer = client.json(url, service=self.name, method="POST", json=asked, auth=self._auth(client))
+        answer = client.json(url, service=self.name, method="POST", json=asked, auth=self.signature(client))
         if not isinstance(answer, dict) or answer.get("status") != "success":
             said = str(answer.get("message") if isinstance(answer, dict) else answer)[:200]
             msg = f"Kowalski at {url} did not succeed: {said}"
             raise AcquisitionError(msg, url=url)
         return answer.get("data")
 
-    def _auth(self, client: Client) -> Any:
-        found = authorization("KOWALSKI_TOKEN")
-        if found is not None:
-            return found
-        user, password = credential("KOWALSKI_USERNAME"), credential("KOWALSKI_PASSWORD")
-        if user is None or password is None:
-            msg = "Kowalski wants credentials: set KOWALSKI_TOKEN, or KOWALSKI_USERNAME and KOWALSKI_PASSWORD"
-            raise AcquisitionError(msg, url=SERVER)
+    def log_in(self, client: Client, user: str, password: str) -> Any:
         asked = {"username": user, "password": password}
         answer = client.json(f"{SERVER}/api/auth", service=self.name, method="POST", json=asked)
-        return bearer(answer.get("token") if isinstance(answer, dict) else None, self.name)
+        return answer.get("token") if isinstance(answer, dict) else None
 
 
 _broker = _Kowalski()

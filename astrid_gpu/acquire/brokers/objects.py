@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import numpy as np
 from astrid_gpu.acquire.light_curves import LIGHT_CURVE_COLUMNS
 from astrid_gpu.acquire.packets import Alert
 from astrid_gpu.acquire.regions import radius_degrees, resolve
-from astrid_gpu.errors import AcquisitionError, InputError
+from astrid_gpu.errors import AcquisitionError, FitsError, InputError
+from astrid_gpu.io.stamps import read_stamp
 
 __all__ = [
     "BROKERS",
@@ -25,6 +26,7 @@ __all__ = [
     "object_table",
     "points",
     "records",
+    "stamps_by",
 ]
 
 BROKERS = ("alerce", "fink", "lasair", "boom", "kowalski")
@@ -128,6 +130,28 @@ def arcseconds(position: Any, radius: Any) -> tuple[Any, float]:
         msg = "give position and radius together: the radius is degrees, a Quantity, or text such as '5 arcsec'"
         raise InputError(msg)
     return resolve(position), 3600 * radius_degrees(radius)
+
+
+def stamps_by(
+    kinds: Mapping[str, str], get: Callable[[str], bytes], broker: str, alert: str
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the stamps that `get` gives by the broker's word for each kind, and why others are missing.
+
+    Raises
+    ------
+    AcquisitionError
+        None could be had.
+    """
+    stamps, notes = {}, []
+    for kind, word in kinds.items():
+        try:
+            stamps[kind] = read_stamp(get(word), f"{alert} {word}")[0]
+        except (AcquisitionError, FitsError) as error:
+            notes.append(str(error))
+    if not stamps:
+        msg = f"{broker} has no stamp of {alert}: {notes[0]}"
+        raise AcquisitionError(msg)
+    return stamps, tuple(notes)
 
 
 def not_offered(broker: str, what: str) -> InputError:
