@@ -8,6 +8,7 @@ import numpy as np
 
 from astrid_gpu._pixel_map import Coordinates
 from astrid_gpu.errors import WcsError
+from astrid_gpu.io.files import silent
 
 __all__ = ["SkyMap", "check_wcs", "describe_footprint"]
 
@@ -26,7 +27,6 @@ class SkyMap:
         self.source = source
 
     def __call__(self, y: np.ndarray, x: np.ndarray) -> Coordinates:
-        import warnings
 
         from astropy.wcs.utils import pixel_to_pixel
 
@@ -35,8 +35,7 @@ class SkyMap:
             return np.zeros(shape), np.zeros(shape)
         columns, rows = np.ravel(x).astype(float), np.ravel(y).astype(float)
         # astropy warns where an inverse does not converge; the round trip finds those places itself.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silent():
             there_x, there_y = pixel_to_pixel(self.target, self.source, columns, rows)
             back_x, back_y = pixel_to_pixel(self.source, self.target, there_x, there_y)
         lost = ~(np.hypot(back_x - columns, back_y - rows) < _ROUND_TRIP)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from astrid_gpu.acquire.wire import failure
 from astrid_gpu.errors import AstridGpuError
+from astrid_gpu.io.files import silent
 
 __all__ = ["asking", "guarded_session", "own_session"]
 
@@ -83,8 +83,7 @@ def asking(service: str, url: str) -> Iterator[None]:
         Ours as it is, any other as its words and `url`.
     """
     try:
-        with warnings.catch_warnings(), _fresh_answers():
-            warnings.simplefilter("ignore")
+        with silent(), _fresh_answers():
             yield
     except (AstridGpuError, KeyboardInterrupt):
         raise

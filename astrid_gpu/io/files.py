@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import re
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -53,15 +54,43 @@ class ImageHdu(NamedTuple):
     hdu: Any
 
 
+class _Silence:
+    """Warnings ignored while anybody wants it.
+
+    The filters belong to the process: of threads that overlap, the first saves them and the last puts them back; each
+    by itself would bring back what another had set.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._wanted = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._wanted == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                warnings.simplefilter("ignore")
+            self._wanted += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if self._wanted == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_silence = _Silence()
+
+
 @contextmanager
 def silent() -> Iterator[None]:
     """Keep quiet about headers that break the letter of the standard: nearly all real ones do, harmlessly.
 
     Covers astropy's FITSFixedWarning (a deprecated keyword was understood), VerifyWarning (a card is not quite
-    standard) and UnitsWarning. What matters is checked by us and raised or noted.
+    standard) and UnitsWarning. What matters is checked by us and raised or noted. Any number of threads may.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _silence:
         yield
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import io
+import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from astropy.io import fits
 
 from astrid_gpu.errors import FitsError, ShapeMismatchError
 from astrid_gpu.io import atomic_path, read_image
+from astrid_gpu.io.files import silent
 
 
 @pytest.fixture
@@ -191,3 +194,26 @@ def test_atomic_path_keeps_the_old_file_until_the_new_one_is_whole(tmp_path):
         assert target.read_text() == "old"
     assert target.read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_threads_that_want_silence_do_not_take_it_from_each_other():
+    """One comes and goes while another still reads: that one stays quiet, and the filters return."""
+    before = list(warnings.filters)
+    inside, leave = threading.Event(), threading.Event()
+    outcome = []
+
+    def long():
+        with silent():
+            inside.set()
+            leave.wait(5)
+            warnings.warn("a card that is not quite standard", UserWarning, stacklevel=1)
+            outcome.append("quiet")
+
+    other = threading.Thread(target=long)
+    with silent():
+        other.start()
+        assert inside.wait(5)
+    leave.set()
+    other.join()
+    assert outcome == ["quiet"]
+    assert list(warnings.filters) == before
