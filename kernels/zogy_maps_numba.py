@@ -73,7 +73,7 @@ class _Subtraction:
     reference: tuple[Any, ...] = ()
     whole: WholeFrames | None = None
     spectra: tuple[Any, ...] = (None, None)
-    ready: dict[int, Frame] = field(default_factory=dict)
+    ready: dict[tuple[int, int], Frame] = field(default_factory=dict)
     invalid: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,8 +93,8 @@ class _Subtraction:
 
     def frame(self, i: int, which: int, *, sparse: bool = False) -> Frame:
         """Return image i (which = 0) or its reference (1) ready for the tiles, or `sparse` for whole frames."""
-        if which == 0 and i in self.ready:
-            return self.ready.pop(i)
+        if (which, i) in self.ready:
+            return self.ready.pop((which, i))
         p = self.problem
         stack = (p.science, p.reference)[which]
         variance = (p.variance_science, p.variance_reference)[which]
@@ -116,17 +116,20 @@ class _Subtraction:
             peaks.append((largest(image, bad) if bad.size else known[i % len(known)]) / unit[i] / psf.max())
         return choose_halo(p.kernels(i), max(peaks), "difference" in self.wanted, bool(self.wanted - {"difference"}))
 
-    def _halo_beside_frame(self, i: int) -> int | None:
-        """Return `halo`, and make image i ready meanwhile if it is not: what is done before the tiles is not shared."""
+    def _halo_beside_frames(self, i: int) -> int | None:
+        """Return `halo`, and make image and reference i ready meanwhile: what is done before the tiles is not shared.
+
+        Not where there are holes: they make it a copy, which whole frames do without.
+        """
         found: list[int | None] = [None]
 
         def step(k: int) -> None:
-            if k == 0:
+            if k == 2:
                 found[0] = self.halo(i)
-            elif i not in self.ready and not self.bad(i).size:  # with holes it is a copy, which whole frames do without
-                self.ready[i] = self.frame(i, 0)
+            elif not self.bad(i).size and (k, i) not in self.ready and not (k and self.held):
+                self.ready[k, i] = self.frame(i, k)
 
-        share(step, 2)
+        share(step, 3)
         return found[0]
 
     def reference_of(self, i: int, cut: Tiling, weigh: np.ndarray) -> tuple[Frame, Callable[[int, Any], np.ndarray]]:
@@ -202,7 +205,7 @@ class _Subtraction:
     def subtract(self, i: int, out: dict[str, np.ndarray]) -> None:
         """Subtract image i into its maps, by tiles if a halo is wide enough."""
         p, score = self.problem, bool(self.wanted - {"difference"})
-        halo = self._halo_beside_frame(i)
+        halo = self._halo_beside_frames(i)
         if halo is None:
             self.whole = self.whole or WholeFrames(self)
             self.whole.subtract(i, out)
@@ -215,9 +218,11 @@ class _Subtraction:
             weigh &= cut.beyond_edge() | (cut.touching(*np.nonzero(bad)) if bad.size else False)
         reference, spectra_of = self.reference_of(i, cut, weigh)
         unsure = np.zeros(len(cut.pairs), bool)
-        for f in (frame, reference):
+        frames = frame, reference
+        for f in frames:
             unsure |= cut.touching(*f.uncertain) & score
-        errors = [f.error or (np.zeros(p.shape, np.float32), NOTHING, NOTHING) for f in (frame, reference)]
+        none = (np.zeros(p.shape if unsure.any() else (0, 0), np.float32), NOTHING, NOTHING)
+        errors = [f.error or none for f in frames]
         kernels, flat_v, floor = self.kernels(i, cut, bool(unsure.any()))
         variance = frame.variance_map(bad) if weigh.any() else NOTHING
         noise = p.errors[i]
@@ -228,7 +233,7 @@ class _Subtraction:
 
         def job(k: int, work: Any) -> None:
             if k == len(cut.pairs):  # the next image, made ready beside the last tiles of this one
-                self.ready = {i + 1: self.frame(i + 1, 0)}
+                self.ready = {(0, i + 1): self.frame(i + 1, 0)}
                 return
             spectra, work = spectra_of(k, work), work[:3]
             if unsure[k]:

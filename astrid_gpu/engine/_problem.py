@@ -174,12 +174,7 @@ class Problem:
 
     def reach(self) -> list[int]:
         """Distance (1 or n) in pixels at which a pixel still matters: P_D holds all but 1e-4 of its energy within."""
-        stamps = self.difference_psf()[0] ** 2
-        cy, cx = stamps.shape[1] // 2, stamps.shape[2] // 2
-        distance = np.hypot(*np.ogrid[-cy : stamps.shape[1] - cy, -cx : stamps.shape[2] - cx]).ravel()
-        order = np.argsort(distance)
-        energy = np.cumsum(stamps.reshape(len(stamps), -1)[:, order], axis=1)
-        return [int(np.ceil(distance[order][np.searchsorted(e, (1 - 1e-4) * e[-1])])) for e in energy]
+        return [_reach(stamp.tobytes(), stamp.shape) for stamp in self.difference_psf()[0]]
 
 
 # The same PSFs come again and again when images are subtracted one by one: what follows from them is kept, by value.
@@ -197,6 +192,16 @@ def _prepared(data: bytes, shape: tuple[int, ...], dtype: str, name: str) -> np.
 def _width(data: bytes, shape: tuple[int, int]) -> float:
     """Return the FWHM of the stamp with these bytes."""
     return fwhm_of(np.frombuffer(data).reshape(shape))
+
+
+@lru_cache(maxsize=64)
+def _reach(data: bytes, shape: tuple[int, int]) -> int:
+    """Return the radius in pixels that holds all but 1e-4 of the energy of the stamp with these bytes."""
+    cy, cx = shape[0] // 2, shape[1] // 2
+    distance = np.hypot(*np.ogrid[-cy : shape[0] - cy, -cx : shape[1] - cx]).ravel()
+    order = np.argsort(distance)
+    energy = np.cumsum(np.frombuffer(data)[order] ** 2)
+    return int(np.ceil(distance[order][np.searchsorted(energy, (1 - 1e-4) * energy[-1])]))
 
 
 @lru_cache(maxsize=2)
