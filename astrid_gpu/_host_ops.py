@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from astrid_gpu.backends import Backend, available_backends, get_backend
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
-__all__ = ["both", "host_backend", "host_op"]
+__all__ = ["beside", "both", "host_backend", "host_op"]
 
 
 def host_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,23 +29,39 @@ def host_backend() -> Backend:
     return backend
 
 
+def beside(work: Callable[[], _A]) -> Callable[[], _A]:
+    """Start a function in a thread of its own; calling what is returned waits for its result, or raises its exception.
+
+    NumPy and the kernels let go of the interpreter's lock.
+    """
+    result: Future[_A] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as exc:  # handed on to the caller, whatever it is
+            result.set_exception(exc)
+
+    thread = threading.Thread(target=run, name="astrid-gpu-beside", daemon=True)
+    thread.start()
+
+    def wait() -> _A:
+        thread.join()
+        return result.result()
+
+    return wait
+
+
 def both(first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
-    """Run two functions at once, the first in this thread; NumPy and the kernels let go of the interpreter's lock.
+    """Run two functions at once, the first in this thread.
 
     An exception of the first comes before one of the second.
     """
-    other: Future[_B] = Future()
-
-    def work() -> None:
-        try:
-            other.set_result(second())
-        except BaseException as exc:  # handed on to the caller, whatever it is
-            other.set_exception(exc)
-
-    thread = threading.Thread(target=work, name="astrid-gpu-both", daemon=True)
-    thread.start()
+    other = beside(second)
     try:
         mine = first()
-    finally:
-        thread.join()
-    return mine, other.result()
+    except BaseException:
+        with contextlib.suppress(BaseException):
+            other()
+        raise
+    return mine, other()

@@ -170,10 +170,10 @@ def _difference(pairs: list[Pair], settings: SubtractConfig) -> list[Difference]
 
 def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -> Difference:
     """Stack the pairs and call the engine; a reference that all share is passed once."""
-    science = np.stack([p.science for p in pairs])
+    science = _stacked([p.science for p in pairs])
     shared = all(p.reference is pairs[0].reference for p in pairs)
     reference = pairs[0].reference if shared else np.stack([p.reference for p in pairs])
-    flags = np.stack([p.flags for p in pairs])
+    flags = _stacked([p.flags for p in pairs])
     sigma: dict[str, Any] = {
         "sigma_science": np.array([p.sigma_science for p in pairs]),
         "sigma_reference": np.array([p.sigma_reference for p in pairs]),
@@ -190,8 +190,8 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
         **sigma,
         flux_science=1.0,
         flux_reference=1 / beta,
-        variance_science=np.stack([p.variance_science for p in pairs]),
-        variance_reference=np.stack([p.variance_reference for p in pairs]),
+        variance_science=_stacked([p.variance_science for p in pairs]),
+        variance_reference=_stacked([p.variance_reference for p in pairs]),
         noise_spectrum_science=stack_stamps([p.noise_spectrum_science for p in pairs]),
         noise_spectrum_reference=stack_stamps([p.noise_spectrum_reference for p in pairs]),
         astrometric_error=np.array([p.astrometric_error for p in pairs]),
@@ -199,6 +199,11 @@ def _run_engine(pairs: list[Pair], settings: SubtractConfig, backend: Backend) -
         outputs=_OUTPUTS,
         **common,
     )
+
+
+def _stacked(planes: list[np.ndarray]) -> np.ndarray:
+    """Return planes as a stack; one by itself is not copied."""
+    return np.stack(planes) if len(planes) > 1 else planes[0][None]
 
 
 def _stack_psfs(stamps: list[np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from astrid_gpu.io.files import silent
 from astrid_gpu.io.paths import atomic_path
 from astrid_gpu.results import Cutouts, Difference
 
-__all__ = ["EXTENSIONS", "difference_hdulist", "write_cutout_fits", "write_difference"]
+__all__ = ["EXTENSIONS", "check_extensions", "difference_hdulist", "write_cutout_fits", "write_difference"]
 
 EXTENSIONS: dict[str, tuple[str, str]] = {
     "DIFFERENCE": ("difference", "D / F_D, in the unit of the science image"),
@@ -90,13 +90,18 @@ def difference_hdulist(diff: Difference, extensions: Iterable[str] | None = None
     InputError
         An unknown extension, or one that was not computed.
     """
+    return _hdulist(diff, extensions, "=")
+
+
+def _hdulist(diff: Difference, extensions: Iterable[str] | None, order: str) -> Any:
+    """Return the HDUs with maps in native byte order, or ">", that of the file, which spares astropy three passes."""
     need("astropy", "fits", "writing FITS")
     from astropy.io import fits
 
     sky = _wcs_header(diff.wcs)
     hdus = fits.HDUList([_primary(diff, sky)])
     for name in _chosen(diff, extensions):
-        hdus.append(_extension(name, diff, sky))
+        hdus.append(_extension(name, diff, sky, order))
     return hdus
 
 
@@ -113,16 +118,23 @@ def _primary(diff: Difference, sky: Any) -> Any:
     return primary
 
 
+def check_extensions(extensions: Iterable[str] | None) -> set[str]:
+    """Return the names in capitals; raise InputError if a difference has no such extension."""
+    given = [extensions] if isinstance(extensions, str) else extensions or ()
+    wanted = {str(name).upper() for name in given}
+    unknown = sorted(wanted - set(EXTENSIONS))
+    if unknown:
+        msg = f"unknown extension {', '.join(unknown)}; a difference has {', '.join(EXTENSIONS)}"
+        raise InputError(msg)
+    return wanted
+
+
 def _chosen(diff: Difference, extensions: Iterable[str] | None) -> list[str]:
     """Return the names of the extensions to write, in the order of the file."""
     present = [name for name, (attribute, _) in EXTENSIONS.items() if getattr(diff, attribute) is not None]
     if extensions is None:
         return present
-    wanted = {extensions.upper()} if isinstance(extensions, str) else {str(name).upper() for name in extensions}
-    unknown = sorted(wanted - set(EXTENSIONS))
-    if unknown:
-        msg = f"unknown extension {', '.join(unknown)}; a difference has {', '.join(EXTENSIONS)}"
-        raise InputError(msg)
+    wanted = check_extensions(extensions)
     absent = sorted(wanted - set(present))
     if absent:
         msg = f"{', '.join(absent)} was not computed; ask for it with outputs=(...), present are {', '.join(present)}"
@@ -130,16 +142,16 @@ def _chosen(diff: Difference, extensions: Iterable[str] | None) -> list[str]:
     return [name for name in EXTENSIONS if name in wanted]
 
 
-def _extension(name: str, diff: Difference, sky: Any) -> Any:
+def _extension(name: str, diff: Difference, sky: Any, order: str = ">") -> Any:
     """Return one map as an ImageHDU with its WCS."""
     from astropy.io import fits
 
     attribute, comment = EXTENSIONS[name]
     values = getattr(diff, attribute)
     data = values.get() if hasattr(values, "get") else np.asarray(values)
-    data = (
-        data.astype(np.uint8 if data.dtype.itemsize == 1 else np.uint16) if name == "MASK" else data.astype(np.float32)
-    )
+    kind = "f4" if name != "MASK" else "u1" if data.dtype.itemsize == 1 else "u2"
+    # Unsigned integers are written as signed ones less an offset, which astropy does in native order.
+    data = data.astype(order + kind if kind == "f4" else kind)
     hdu = fits.ImageHDU(data, name=name)
     with silent():
         if name != "PSF":
@@ -247,7 +259,7 @@ def write_difference(diff: Difference, path: str | Path, extensions: Iterable[st
     path = Path(path).expanduser()
     if path.suffix not in {".fz", ".gz"} and diff.difference.size >= LARGE:
         return _write_one_by_one(diff, path, extensions)
-    hdus = difference_hdulist(diff, extensions)
+    hdus = _hdulist(diff, extensions, "=" if path.suffix == ".fz" else ">")
     if path.suffix == ".fz":
         packed = [
             fits.CompImageHDU(h.data, h.header, name=h.name, compression_type="GZIP_2", quantize_level=0.0)

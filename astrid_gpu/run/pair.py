@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,16 +16,17 @@ from typing import Any
 import numpy as np
 
 import astrid_gpu
-from astrid_gpu._host_ops import both
+from astrid_gpu._host_ops import beside, both
 from astrid_gpu.config import DetectConfig, SubtractConfig, to_mapping
 from astrid_gpu.cutouts import cutouts
 from astrid_gpu.dataset import write_dataset
 from astrid_gpu.detect import detect
 from astrid_gpu.flags import decode
 from astrid_gpu.io import atomic_path, open_image
+from astrid_gpu.io.difference import check_extensions
 from astrid_gpu.quality import Quality, quality
 from astrid_gpu.report.elsewhere import Draughtsman
-from astrid_gpu.report.summary import Page, draw_page, summary_maps, summary_page
+from astrid_gpu.report.summary import draw_page, summary_maps, summary_page
 from astrid_gpu.results import Candidates, Difference
 from astrid_gpu.run.profile import Profile
 from astrid_gpu.subtract import subtract
@@ -83,7 +85,8 @@ def run_pair(
         As `read_image` and `subtract`; files written before a failure stay.
     """
     settings, finding = subtract_config or SubtractConfig(), detect_config or DetectConfig()
-    profile = profile or Profile()
+    profile, fits = profile or Profile(), None
+    check_extensions(extensions)
     with profile.stage("picture, start", "a process that imports matplotlib meanwhile"):
         draughtsman = Draughtsman()
     try:
@@ -96,17 +99,25 @@ def run_pair(
         with profile.stage("other", "flags, metrics"):
             diff = subtract(*images, config=settings, **given)
         profile.split(diff.metrics["profile"], _told(diff))
+        fits = beside(lambda: diff.write(Path(output) / "difference.fits", extensions))
         with profile.stage("detection"):
-            candidates = detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor)
+            candidates, maps = both(
+                lambda: detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor),
+                lambda: summary_maps(diff),
+            )
         profile.tell(f"{len(candidates)} candidates beyond {finding.threshold:g} sigma by {finding.extractor}")
-        with profile.stage("quality"):
-            verdict, maps = both(lambda: quality(diff, candidates), lambda: summary_maps(diff))
-        profile.tell(f"{verdict.verdict}, {len(verdict.checks)} checks")
         page = summary_page(diff, candidates, maps=maps)
-        how: dict[str, Any] = {"extensions": extensions, "profile": profile, "draughtsman": draughtsman}
-        files = write_results(diff, candidates, output, size=finding.size, page=page, **how)
+        draughtsman.draw(page, Path(output) / "summary.png")  # first, as it takes longest
+        with profile.stage("quality"):
+            verdict = quality(diff, candidates)
+        profile.tell(f"{verdict.verdict}, {len(verdict.checks)} checks")
+        how: dict[str, Any] = {"fits": fits, "profile": profile, "draughtsman": draughtsman}
+        files = write_results(diff, candidates, output, size=finding.size, **how)
     finally:
         draughtsman.cancel()
+        if fits is not None:  # whole or not there, however this ends
+            with contextlib.suppress(Exception):
+                fits()
     diff.metrics["profile"] = profile.seconds()
     files["summary.json"] = _write_summary(diff, candidates, verdict, settings, finding, Path(output), files)
     profile.stop()
@@ -142,7 +153,7 @@ def write_results(
     title: str | None = None,
     profile: Profile | None = None,
     draughtsman: Draughtsman | None = None,
-    page: Page | None = None,
+    fits: Callable[[], Path] | None = None,
 ) -> dict[str, Path]:
     """Write difference.fits, candidates.csv and .ecsv, triplets.h5 and .npz, and summary.png into a folder.
 
@@ -156,9 +167,9 @@ def write_results(
     profile : Profile, optional
         Gets a line for each kind of file.
     draughtsman : Draughtsman, optional
-        Draws the picture; without one it is drawn here.
-    page : Page, optional
-        What the picture shows, if it was gathered already.
+        Is drawing the picture already; without one it is drawn here.
+    fits : callable, optional
+        Waits for difference.fits, if it is being written already, and returns its path.
 
     Returns
     -------
@@ -168,18 +179,16 @@ def write_results(
     folder, profile = Path(output), profile or Profile()
     folder.mkdir(parents=True, exist_ok=True)
     with profile.stage("writing"):
-        page = page or summary_page(diff, candidates, title=title)
-        if draughtsman is not None:
-            draughtsman.draw(page, folder / "summary.png")
-        files, fits = both(
-            lambda: _write_tables(diff, candidates, folder, size),
-            lambda: diff.write(folder / "difference.fits", extensions),
-        )
-        files = {"difference.fits": fits, **files}
+        fits = fits or beside(lambda: diff.write(folder / "difference.fits", extensions))
+        tables = _write_tables(diff, candidates, folder, size)
+        files = {"difference.fits": fits(), **tables}
     written = sum(path.stat().st_size for path in files.values())
     profile.tell(f"{written / 1e6:.0f} MB in {len(files)} files, FITS beside the rest")
     with profile.stage("picture, wait", "until it is drawn"):
-        picture = draughtsman.finish() if draughtsman is not None else draw_page(page, folder / "summary.png")
+        if draughtsman is not None:
+            picture = draughtsman.finish()
+        else:
+            picture = draw_page(summary_page(diff, candidates, title=title), folder / "summary.png")
     return files | {"summary.png": picture}
 
 

@@ -11,6 +11,7 @@ from astrid_gpu.config import DetectConfig, SubtractConfig
 from astrid_gpu.detect import detect
 from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.io import read_image
+from astrid_gpu.io.difference import check_extensions
 from astrid_gpu.quality import quality
 from astrid_gpu.results import Difference
 from astrid_gpu.run.pair import PairRun, _write_summary, write_results
@@ -54,6 +55,7 @@ def run_stack(
         The reference cannot be used.
     """
     settings, finding = subtract_config or SubtractConfig(), detect_config or DetectConfig()
+    check_extensions(extensions)
     shared = read_image(reference, **dict(reference_planes or {}))
     differences = subtract_stack(
         science, shared, batch=1, on_error="return", config=settings, sigma_reference=sigma_reference

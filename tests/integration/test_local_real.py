@@ -10,6 +10,7 @@ from astrid_gpu.acquire.pairing import choose_pairs
 from astrid_gpu.run.check import check_run
 
 pytest.importorskip("astropy", reason="reads FITS files")
+pytest.importorskip("jsonschema", reason="checks records against their schema")
 
 # folder, file, survey, band, MJD, exposure [s], gain [e], zero point [AB mag], pixel scale [arcsec]: from the headers
 # by eye, and from the archives' documentation. None: the header does not say.
