@@ -185,7 +185,7 @@ def test_threads(bench, threads, tmp_path):
         variant = "1 thread" if threads == 1 else f"{threads} threads"
         bench.row("zogy pair", "numba", work=many.run, **common(shape), variant=variant,
                   error=lambda _: np.abs(got - exact(shape)).max(),
-                  rivals={"1 thread": one.run} if threads > 1 else {})  # fmt: skip
+                  rivals={"1 thread": one.run} if threads > 1 else {}, settle=threads > 1)  # fmt: skip
 
 
 @pytest.mark.parametrize("provider", ["scipy", "mkl", "pyfftw"])

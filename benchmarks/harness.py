@@ -134,6 +134,7 @@ class Bench:
         pixels: int = 0,
         moved: float | None = None,
         rounds: int | None = None,
+        settle: bool = False,
         notes: Callable[[Any], dict[str, float]] | None = None,
     ) -> Any:
         """Time an operation and note its row.
@@ -156,6 +157,10 @@ class Bench:
             Of one image, for the memory.
         moved : float, optional
             Megabytes an image that must move.
+        settle : bool
+            Run once untimed between the rivals and each timed round, as a stream of images would: for a row that needs
+            more cores than its rivals. Here the first call on two cores after one of them had idled for 60 ms took 3 to
+            20 ms longer than those that followed (33).
         notes : callable, optional
             Takes the result, returns more numbers for the JSON.
 
@@ -176,6 +181,8 @@ class Bench:
         def others() -> None:
             for name, rival in rivals.items():
                 theirs[name].append(clock(rival))
+            if settle:
+                run()
 
         rounds = rounds or self.session.rounds
         result = self._benchmark.pedantic(run, setup=others, rounds=rounds, warmup_rounds=1)

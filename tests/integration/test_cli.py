@@ -7,6 +7,7 @@ import gzip
 import json
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -101,6 +102,41 @@ def test_difference_fits_has_its_extensions_and_keywords(done):
         assert "RENMIN" not in header  # one number
         assert hdus["DIFFERENCE"].data.dtype.itemsize == 4
         assert hdus["PSF"].data.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_difference_fits_checks_itself_and_holds_the_maps_bit_by_bit(done, files):
+    out, _ = done
+    diff = ag.subtract(*map(str, files))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a wrong CHECKSUM or DATASUM is one
+        with fits.open(out / "difference.fits", checksum=True) as hdus:
+            for name in ("DIFFERENCE", "SCORECORR", "FLUX"):
+                attribute = {"SCORECORR": "score_corr"}.get(name, name.lower())
+                np.testing.assert_allclose(hdus[name].data, getattr(diff, attribute), rtol=1e-4, atol=1e-3)
+            np.testing.assert_array_equal(hdus["MASK"].data, diff.mask)
+
+
+def test_an_unknown_extension_is_refused_before_any_work(tmp_path, capsys):
+    words = ["subtract", "not-there.fits", "nor-this.fits", "-o", str(tmp_path / "out"), "--extensions", "FLUX,NOPE"]
+    assert main(words) == 1
+    said = capsys.readouterr().err
+    assert "NOPE" in said
+    assert "SCORECORR" in said  # what is allowed
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_after_the_subtraction_leaves_a_whole_difference(files, tmp_path, monkeypatch):
+    from astrid_gpu.run import pair
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(pair, "quality", fail)
+    with pytest.raises(MemoryError):
+        pair.run_pair(*files, tmp_path)
+    assert [path.name for path in tmp_path.glob("*.fits")] == ["difference.fits"]  # and no part of one
+    with fits.open(tmp_path / "difference.fits") as hdus:
+        assert hdus["SCORECORR"].data.shape == (240, 256)
 
 
 def test_json_is_the_only_thing_on_standard_output(files, tmp_path, capsys):
