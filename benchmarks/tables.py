@@ -86,10 +86,11 @@ def subtraction(s: Sources) -> str:
 
 
 def variants(s: Sources) -> str:
-    """The same pair with so many threads, and with each FFT library."""
+    """The same pair with coloured noise, with so many threads, and with each FFT library."""
     chosen = [r for r in s.rows if r.operation in _WHOLE and r.variant not in ("", _FRESH)]
-    head = ("size", "numba with", "ms", "IQR", "speed against", "largest error of S_corr, sigma")
-    return markdown(head, [(r.size, r.variant, *_times(r), _against(r), _error(r)) for r in chosen])
+    head = ("size", "what", "ms", "IQR", "speed against", "largest error of S_corr, sigma", "B/px of memory")
+    return markdown(head, [(r.size, f"{r.backend}, {r.variant}", *_times(r), _against(r), _error(r),
+                            number(r.memory, ".0f")) for r in chosen])  # fmt: skip
 
 
 def operations(s: Sources) -> str:
