@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from astrid_gpu.ops.psf_stamps import centroid_of
 
-__all__ = ["check", "gaussian", "write_daophot", "write_piff", "write_psfex"]
+__all__ = ["check", "gaussian", "write_daophot", "write_piff", "write_piff_tables", "write_psfex"]
 
 
 def gaussian(shape, y, x, sigma=1.8):
@@ -64,22 +64,35 @@ def write_piff(path, *, size=17, scale=0.3, order=1, model="PixelGrid", interp="
     terms = [base[free], np.zeros(free.sum()), (base - wide)[free] / 80]  # 1, v, u: wide at u = -80, y = 307
     q = np.stack(terms if order else terms[:1], axis=1)
 
-    def table(name, **columns):
-        made = []
-        for key, value in columns.items():
-            array = np.array(value)
-            kind = (
-                f"{array.dtype.itemsize // 4}A" if array.dtype.kind == "U" else "D" if array.dtype.kind == "f" else "K"
-            )
-            if array.ndim > 1:
-                made.append(fits.Column(key, f"{array[0].size}D", dim=str(array.shape[:0:-1]), array=array))
-            else:
-                made.append(fits.Column(key, kind, array=array))
-        return fits.BinTableHDU.from_columns(made, name=name)
+    columns = {"psf_model": {"type": [model], "scale": [scale], "size": [size]}}
+    columns |= {"psf_interp": {"type": [interp], "order": [order]}, "psf_interp_solution": {"q": q[None]}}
+    return write_piff_tables(path, columns, {"x": x, "y": y, "u": u, "v": v}, kind="SimplePSF")
 
-    hdus = [fits.PrimaryHDU(), table("psf", type=["SimplePSF"]), table("psf_stars", x=x, y=y, u=u, v=v)]
-    hdus += [table("psf_model", type=[model], scale=[scale], size=[size])]
-    hdus += [table("psf_interp", type=[interp], order=[order]), table("psf_interp_solution", q=q[None])]
-    hdus += [table("psf_chisq", chisq=[900.0], dof=[1000])]
-    fits.HDUList(hdus).writeto(path)
+
+def write_piff_tables(path, columns, stars=None, *, kind="Simple"):
+    """A Piff file of these tables; its stars lie on a chip of 500 x 300 pixels that is turned, sheared and mirrored."""
+    if stars is None:
+        rng = np.random.default_rng(3)
+        x, y = rng.uniform(1, 500, 60), rng.uniform(1, 300, 60)
+        u, v = 0.01 * (x - 1) - 0.26 * (y - 1), 0.255 * (x - 1) + 0.02 * (y - 1)
+        slopes = {"dudx": 0.01, "dudy": -0.26, "dvdx": 0.255, "dvdy": 0.02}
+        stars = {"x": x, "y": y, "u": u, "v": v} | {key: np.full(60, value) for key, value in slopes.items()}
+    tables = {"psf": {"type": [kind]}, "psf_stars": stars, **columns, "psf_chisq": {"chisq": [900.0], "dof": [1000]}}
+    made = [_table(name, **content) for name, content in tables.items()]
+    fits.HDUList([fits.PrimaryHDU(), *made]).writeto(path)
     return path
+
+
+def _table(name, **columns):
+    made = []
+    for key, value in columns.items():
+        array = np.array(value)
+        kind = {"U": f"{array.dtype.itemsize // 4}A", "f": "D"}.get(array.dtype.kind, "K")
+        if array.dtype.kind == "U" and array.ndim > 1:
+            width, n = array.dtype.itemsize // 4, array[0].size
+            made.append(fits.Column(key, f"{n * width}A", dim=f"({width},{n})", array=array))
+        elif array.ndim > 1:
+            made.append(fits.Column(key, f"{array[0].size}{kind}", dim=str(array.shape[:0:-1]), array=array))
+        else:
+            made.append(fits.Column(key, kind, array=array))
+    return fits.BinTableHDU.from_columns(made, name=name)

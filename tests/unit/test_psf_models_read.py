@@ -92,13 +92,9 @@ def test_a_piff_file_is_read(tmp_path, missing):
     assert read_piff(tmp_path / "a.piff").at(307, 250).fwhm == pytest.approx(2.3548 * 0.6 / 0.26, rel=0.01)
 
 
-def test_a_piff_file_of_another_image_or_kind_is_refused(tmp_path):
+def test_a_piff_file_of_another_image_is_refused(tmp_path):
     with pytest.raises(PsfError, match=r"outside of an image of \(100, 100\): it belongs to another image"):
         read_psf_model(write_piff(tmp_path / "a.piff"), shape=(100, 100))
-    with pytest.raises(PsfError, match="kind Kolmogorov with interpolation BasisPolynomial is not read, only"):
-        read_psf_model(write_piff(tmp_path / "b.piff", model="Kolmogorov"))
-    with pytest.raises(PsfError, match="interpolation GPInterp is not read"):
-        read_psf_model(write_piff(tmp_path / "c.piff", interp="GPInterp"))
 
 
 def test_real_piff_file_of_des(data_dir):
