@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu._psf_check import check_psf
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import FitsError, InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
@@ -83,6 +84,9 @@ def choose_psfs(
             measured[role] = measure_one(images[role], catalogue, **options)
     found = {role: _both_forms(fixed[role]) if role in fixed else measured[role] for role in asked}
     steps = [_psf_step(role, found[role], given=role in fixed) for role in asked]
+    for role, catalogue in zip(asked, stars, strict=True):
+        if role in fixed:
+            steps.append(check_psf(role, images[role], catalogue, fixed[role]))
     one, other = found["science"], found["reference"]
     return (one.psf, other.psf), (one.model, other.model), steps
 

@@ -18,6 +18,7 @@ from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
 from astrid_gpu._noise_model import NoiseModel, noise_model
+from astrid_gpu._psf_check import psf_metrics
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends.blas import one_blas_thread
@@ -258,6 +259,7 @@ class PairPreparer:
             "pixel_noise_factor": float(aligned.noise_factor),
             "map_error": float(aligned.map_error),
             **matched.noise.metrics,
+            **psf_metrics(steps),
             "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
