@@ -9,45 +9,44 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu._psf_crowd import Crowd, Cuts
-from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.flux import robust_mean
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
-from astrid_gpu.psf import measure_one
+from astrid_gpu.ops.star_moments import moment_limits, shapes_of, star_moments
 from astrid_gpu.results import Step
 
 __all__ = ["PsfFit", "check_psf", "fit_of", "psf_metrics"]
 
 _log = logging.getLogger("astrid_gpu")
 
-_NEEDED, _MOST = 5, 40  # stars
-_LEAST_SNR = 20.0
-_FLOOR = 0.008  # of the flux: what the PSF measured here is itself uncertain by, in its wings
-_BY_NOISE = 2.5  # over the S/N of all stars together: by the noise of its stars, as found on simulated fields
+_MOST = 40  # stars
+_LEAST_SNR, _LEAST_TOGETHER = 20.0, 100.0  # of a star, and of all in quadrature
+_APERTURE, _SKY = 2.5, (3.5, 5.0)  # FWHM of the stars: radius of the aperture, and of the ring that its sky is from
+_FLOOR, _BEYOND = 0.008, 0.06  # of the flux, and of the bias: what the light beyond the aperture leaves unknown
+_ONE_ALONE = 0.05  # over the number of stars: a source by itself may be a blend or a galaxy; those that agree are not
 _SURE = 3.0  # standard errors
-_MATTERS = 0.02  # of the flux
 
 
 class PsfFit(NamedTuple):
-    """How a given PSF fits n stars of its image, beside one measured on them.
+    """How a given PSF fits n stars of its image.
 
-    `flux_bias` is the mean of (flux by the given PSF) / (flux by the measured one) - 1 over the stars, both matched
-    filters on white noise; chi2 are reduced chi-squareds of the cores, medians of the stars, 2 % of error granted to
-    either PSF.
+    `flux_bias` is the mean over the stars of the flux by its matched filter (on white noise) over that in an aperture
+    of 2.5 FWHM, which the PSF's own light beyond corrects, less 1; `error` holds chance, the light beyond and that a
+    few sources may be no stars. `fwhm` and `fwhm_stars` are of the best Gaussians of both; `chi2` is the median reduced
+    chi-squared of the stars' cores, 2 % of error granted to the PSF.
     """
 
     n: int
     flux_bias: float
     error: float
     fwhm: float
-    fwhm_measured: float
+    fwhm_stars: float
     chi2: float
-    chi2_measured: float
 
     @property
     def matters(self) -> bool:
-        """Whether the bias is more than a few per cent and more than chance and the measured PSF's own error."""
-        return abs(self.flux_bias) > max(_MATTERS, _SURE * self.error)
+        """Whether the bias is more than its error allows, which is never less than 2.4 %."""
+        return abs(self.flux_bias) > _SURE * self.error
 
 
 def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> Step:
@@ -64,7 +63,7 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
     Returns
     -------
     Step
-        With the numbers; those of an image with too few stars say that nothing was checked.
+        With the numbers; that of an image with too few stars says that nothing was checked.
     """
     found = fit_of(image, stars, psf)
     if isinstance(found, str):
@@ -72,9 +71,9 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
             "psf", f"{role}: the given PSF not checked against stars: {found}", {"role": role, "checked": False}
         )
     text = (
-        f"{role}: fluxes of {found.n} stars by the given PSF are {100 * found.flux_bias:+.1f} +- "
-        f"{100 * found.error:.1f} % off those by a PSF measured on them (FWHM {found.fwhm:.2f} against "
-        f"{found.fwhm_measured:.2f} px, chi-squared of the cores {found.chi2:.3g} against {found.chi2_measured:.3g})"
+        f"{role}: fluxes of {found.n} star{'s' * (found.n > 1)} fitted with the given PSF are "
+        f"{100 * found.flux_bias:+.1f} +- {100 * found.error:.1f} % off those in apertures; its width is "
+        f"{found.fwhm / found.fwhm_stars:.2f} of theirs, chi-squared of the cores {found.chi2:.3g}"
     )
     if found.matters:
         text += f": {_advice(role, found)}"
@@ -84,14 +83,11 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
 
 def _advice(role: str, found: PsfFit) -> str:
     """Tell what a PSF that does not fit does, and what to do about it."""
-    narrow = found.fwhm < found.fwhm_measured
-    shape = "narrower" if narrow else "wider"
-    how = f"it is {shape} than the stars" if abs(found.fwhm / found.fwhm_measured - 1) > 0.01 else "it has other wings"
+    what = "fluxes" if role == "science" else "fluxes of what faded"
     size, side = 100 * abs(found.flux_bias), "low" if found.flux_bias < 0 else "high"
-    what = "all fluxes will" if role == "science" else "static stars leave residuals, and what faded will"
     return (
-        f"{how}, so {what} come out about {size:.0f} % {side}; leave psf_{role} out to have it measured, "
-        "or give one made with measure_psf"
+        f"{what} will come out about {size:.0f} % {side} and stars leave residuals; leave psf_{role} out to have it "
+        "measured, or give one made with measure_psf"
     )
 
 
@@ -100,73 +96,89 @@ def fit_of(image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> PsfFit | str
     clean = (stars["flags"] == 0) & stars["isolated"] & (stars["snr"] >= _LEAST_SNR)
     chosen = np.flatnonzero(clean)
     chosen = chosen[np.argsort(-stars["snr"][chosen])][:_MOST]
-    if len(chosen) < _NEEDED:
-        return f"{len(chosen)} clean, isolated stars of S/N {_LEAST_SNR:g} or more, {_NEEDED} are needed"
+    together = float(np.sqrt((stars["snr"][chosen] ** 2).sum()))
+    if together < _LEAST_TOGETHER:
+        seen = f"{len(chosen)} clean, isolated stars of S/N {_LEAST_SNR:g} or more"
+        return seen + (f", of S/N {together:.0f} together; {_LEAST_TOGETHER:g} is needed" if len(chosen) else "")
     width = float(np.median(stars["fwhm"][chosen]))
-    try:
-        own = measure_one(image, stars, size=2 * int(np.ceil(6 * width)) + 1, max_stars=_MOST).psf
-    except AstridGpuError as reason:
-        return f"no PSF can be measured on them ({reason})"
-    half = own.data.shape[0] // 2
-    cuts = Cuts(image, None, stars[chosen], half)
-    light = Crowd(image, image.bad, stars, chosen, cuts, half).light(own.data)
-    data, variance = cuts.data - light, cuts.variance + (0.05 * light) ** 2
-    offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)
-    spline = spline_of(own.data, half, FURTHEST + 1.5)
-    offset, _, sky = fit_stars(data, variance, cuts.bad, spline, offset)
-    data = data - sky[:, None, None]
-    here = psf_at(spline, half, offset[:, 0], offset[:, 1])
-    given = _placed(psf, cuts, half, offset)
-    by = {"given": _Filtered(data, variance, cuts.bad, given), "own": _Filtered(data, variance, cuts.bad, here)}
-    good = (by["own"].flux > 0) & np.isfinite(by["given"].flux)
-    if good.sum() < _NEEDED:
-        return f"{good.sum()} stars give a flux, {_NEEDED} are needed"
-    own_flux = by["own"].flux[good]
-    kernel = (by["given"].kernel - by["own"].kernel)[good]
-    errors2 = (variance[good] * kernel**2).sum((1, 2)) / own_flux**2
-    bias, scatter, _ = robust_mean(by["given"].flux[good] / own_flux - 1, errors2)
-    noise = _BY_NOISE / float(np.sqrt((stars["snr"][chosen][good] ** 2).sum()))
-    error = float(np.sqrt(scatter**2 + noise**2 + _FLOOR**2))
-    middle = psf if isinstance(psf, PSF) else psf.at()
-    chi2 = [float(np.median(one.chi2(half, own.fwhm)[good])) for one in by.values()]
-    return PsfFit(int(good.sum()), bias, error, float(middle.fwhm), float(own.fwhm), *chi2)
+    windows = _Windows(image, stars, chosen, psf, width)
+    bias, variance, good = windows.bias()
+    if not good.any():
+        return "too many bad pixels in and round them"
+    mean, chance, _ = robust_mean(bias[good], variance[good])
+    error = float(np.linalg.norm([chance, _FLOOR, _BEYOND * mean, _ONE_ALONE / good.sum()]))
+    return PsfFit(int(good.sum()), mean, error, windows.own_width(), width, float(np.median(windows.chi2()[good])))
 
 
-def _placed(psf: PSF | PSFModel, cuts: Cuts, half: int, offset: np.ndarray) -> np.ndarray:
-    """Return the PSF at the centres of the stars in their windows."""
-    if isinstance(psf, PSF):
-        spline = spline_of(_square(psf.data), half, FURTHEST + 1.5)
-        return psf_at(spline, half, offset[:, 0], offset[:, 1])
-    stamps = psf.stamps(cuts.y + offset[:, 0], cuts.x + offset[:, 1])
-    splines = [spline_of(_square(stamp), half, FURTHEST + 1.5) for stamp in stamps]
-    return np.concatenate([psf_at(spline, half, *off[:, None]) for spline, off in zip(splines, offset, strict=True)])
+class _Windows:
+    """Stars in their windows, neighbours and sky taken off, and the given PSF at their centres; (m, s, s)."""
+
+    def __init__(self, image: Image, stars: np.ndarray, chosen: np.ndarray, psf: PSF | PSFModel, width: float) -> None:
+        self.width, self.half = width, int(np.ceil(_SKY[1] * width)) + 1
+        self.middle = _square((psf if isinstance(psf, PSF) else psf.at()).data)
+        cuts = Cuts(image, None, stars[chosen], self.half)
+        light = Crowd(image, image.bad, stars, chosen, cuts, self.middle.shape[0] // 2).light(self.middle)
+        self.variance, self.bad = cuts.variance + (0.1 * light) ** 2, cuts.bad
+        self.data = cuts.data - light
+        offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)
+        spline = spline_of(self.middle, self.half, FURTHEST + 1.5)
+        offset, flux, _ = fit_stars(self.data, self.variance, self.bad, spline, offset)
+        if isinstance(psf, PSF):
+            self.psf = psf_at(spline, self.half, offset[:, 0], offset[:, 1])
+        else:
+            stamps = psf.stamps(cuts.y + offset[:, 0], cuts.x + offset[:, 1])
+            splines = [spline_of(_square(stamp), self.half, FURTHEST + 1.5) for stamp in stamps]
+            placed = [psf_at(one, self.half, *off[:, None]) for one, off in zip(splines, offset, strict=True)]
+            self.psf = np.concatenate(placed)
+        grid = np.arange(-self.half, self.half + 1)
+        self.radius = np.hypot(
+            grid[None, :, None] - offset[:, 0, None, None], grid[None, None, :] - offset[:, 1, None, None]
+        )
+        ring = (self.radius > _SKY[0] * width) & (self.radius < _SKY[1] * width) & ~self.bad
+        rest = np.where(ring, self.data - flux[:, None, None] * self.psf, np.nan)
+        sky = np.array([np.nanmedian(one) if np.isfinite(one).any() else 0.0 for one in rest])
+        self.data -= sky[:, None, None]
+        self.n_sky = ring.sum((1, 2))
+
+    def bias(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return filtered over aperture flux - 1 of each star, its variance, and which stars have both."""
+        seen = np.where(self.bad, 0.0, self.psf)
+        inside = self.radius < _APERTURE * self.width
+        light = (self.psf * inside).sum((1, 2))
+        norm = (seen**2).sum((1, 2))
+        ok = ~(self.bad & inside).any((1, 2)) & (light > 0.5) & (norm > 0) & (self.n_sky > 20)
+        light, norm = np.where(ok, light, 1.0), np.where(ok, norm, 1.0)
+        aperture = inside / light[:, None, None]
+        total, fitted = (self.data * aperture).sum((1, 2)), (self.data * seen).sum((1, 2)) / norm
+        ok &= (total > 0) & (fitted > 0)
+        total = np.where(ok, total, 1.0)
+        kernel = seen / norm[:, None, None] - aperture
+        sky = 1.57 * np.median(self.variance, axis=(1, 2)) / np.maximum(self.n_sky, 1) * kernel.sum((1, 2)) ** 2
+        return fitted / total - 1, ((self.variance * kernel**2).sum((1, 2)) + sky) / total**2, ok
+
+    def own_width(self) -> float:
+        """Return the median FWHM of the given PSF at the stars' centres, measured as theirs was."""
+        m, side = self.psf.shape[:2]
+        y, x = np.arange(m) * side + self.half, np.full(m, self.half)
+        tall = self.psf.reshape(m * side, side)  # window below window
+        moments = star_moments(tall, np.zeros(tall.shape, bool), y, x, moment_limits(self.width))
+        found = shapes_of(y, x, moments)
+        return float(np.median(found.fwhm[found.converged])) if found.converged.any() else float("nan")
+
+    def chi2(self) -> np.ndarray:
+        """Return the reduced chi-squared of each core, the flux fitted to it."""
+        core = (self.radius < 1.2 * self.width) & ~self.bad
+        peak = (self.data * self.psf * core).sum((1, 2)) / np.maximum((self.psf**2 * core).sum((1, 2)), 1e-300)
+        weight = np.where(core, 1.0 / (self.variance + (MODEL_ERROR * peak[:, None, None] * self.psf) ** 2), 0.0)
+        flux = (weight * self.data * self.psf).sum((1, 2)) / np.maximum((weight * self.psf**2).sum((1, 2)), 1e-300)
+        rest = self.data - flux[:, None, None] * self.psf
+        return (weight * rest**2).sum((1, 2)) / np.maximum(core.sum((1, 2)) - 4, 1)  # type: ignore[no-any-return]
 
 
 def _square(stamp: np.ndarray) -> np.ndarray:
     """Return a stamp with zeros along its shorter side."""
     side = max(stamp.shape)
     return np.pad(stamp, [((side - n) // 2,) * 2 for n in stamp.shape])
-
-
-class _Filtered:
-    """Fluxes (m,) of stars by the matched filter of a PSF, and the kernels (m, s, s) that give them."""
-
-    def __init__(self, data: np.ndarray, variance: np.ndarray, bad: np.ndarray, psf: np.ndarray) -> None:
-        self.data, self.variance, self.bad, self.psf = data, variance, bad, psf
-        seen = np.where(bad, 0.0, psf)
-        norm = (seen**2).sum((1, 2))
-        self.kernel = seen / np.where(norm > 0, norm, np.inf)[:, None, None]
-        self.flux = (data * self.kernel).sum((1, 2))
-
-    def chi2(self, half: int, fwhm: float) -> np.ndarray:
-        """Return the reduced chi-squared over the core, the flux fitted to it."""
-        grid = np.arange(-half, half + 1)
-        core = (np.hypot(*np.meshgrid(grid, grid, indexing="ij")) < 1.2 * fwhm)[None] & ~self.bad
-        error2 = self.variance + (MODEL_ERROR * self.flux[:, None, None] * self.psf) ** 2
-        weight = np.where(core, 1.0 / error2, 0.0)
-        flux = (weight * self.data * self.psf).sum((1, 2)) / np.maximum((weight * self.psf**2).sum((1, 2)), 1e-300)
-        rest = self.data - flux[:, None, None] * self.psf
-        return (weight * rest**2).sum((1, 2)) / np.maximum(core.sum((1, 2)) - 4, 1)  # type: ignore[no-any-return]
 
 
 def psf_metrics(steps: Iterable[Step]) -> dict[str, Any]:
@@ -178,7 +190,7 @@ def psf_metrics(steps: Iterable[Step]) -> dict[str, Any]:
             metrics |= {
                 f"psf_flux_bias_{role}": v["flux_bias"],
                 f"psf_flux_bias_error_{role}": v["error"],
-                f"psf_width_ratio_{role}": v["fwhm"] / v["fwhm_measured"],
+                f"psf_width_ratio_{role}": v["fwhm"] / v["fwhm_stars"],
                 f"psf_chi2_{role}": v["chi2"],
                 f"psf_check_stars_{role}": v["n"],
             }

@@ -40,7 +40,12 @@ def judge(values: Mapping[str, Any], chance: Mapping[str, float], megapixels: fl
         Of the frame, for densities.
     """
     found = []
-    for name, value, (good, usable), text in (*_noise(values), *_stars(values), *_frame(values, megapixels)):
+    for name, value, (good, usable), text in (
+        *_noise(values),
+        *_stars(values),
+        *_psfs(values),
+        *_frame(values, megapixels),
+    ):
         if not math.isfinite(value):
             continue
         room = chance.get(name, 0.0)
@@ -97,6 +102,13 @@ def _stars(v: Mapping[str, Any]) -> Iterator[_Row]:
         f"which leaves rings of {100 * v['width_leak']:.1f} %: PSF"
     )
     yield "width_leak", v["width_leak"], _LEFT, text
+
+
+def _psfs(v: Mapping[str, Any]) -> Iterator[_Row]:
+    """Yield the check of PSFs that were given."""
+    bias = v["psf_flux_bias"]
+    text = f"fluxes by the PSF given for the {v['psf_role']} are {100 * bias:+.1f} % off those of its stars: PSF"
+    yield "psf_flux_bias", abs(bias), (0.0, 0.10), text
 
 
 def _frame(v: Mapping[str, Any], megapixels: float) -> Iterator[_Row]:

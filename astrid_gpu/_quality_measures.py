@@ -15,12 +15,13 @@ from astrid_gpu.ops.mask import dilate
 from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.results import Candidates, Difference
 
-__all__ = ["Tail", "of_candidates", "of_pixels", "of_sky", "of_stars"]
+__all__ = ["Tail", "of_candidates", "of_pixels", "of_psfs", "of_sky", "of_stars"]
 
 _SAMPLE = 300_000  # pixels that are looked at; of larger images a regular grid, of hardly fewer independent ones
 _LEAST = 500  # with fewer pixels of blank sky than this, flagged ones and those near candidates are taken too
 _BLOCKS, _BLOCK = 8, 48  # blocks of the mesh a side, at most; and pixels along a block's side, at least
 _SURE = 4.0  # standard deviations of a number that chance is granted
+_SURE_OF_PSF = 3.0  # as `subtract` warns from
 _NOT_ARTEFACTS = CandidateFlag.EDGE | CandidateFlag.EXTENDED | CandidateFlag.NO_CENTROID
 _NAN = float("nan")
 _OF_STARS = (
@@ -126,6 +127,20 @@ def of_stars(diff: Difference) -> tuple[dict[str, Any], dict[str, float]]:
         "offset_leak": _SURE * r.offset_error * r.slope, "width_leak": _SURE * r.width_error / 2,
     }  # fmt: skip
     return values, chance
+
+
+def of_psfs(diff: Difference) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return by how much fluxes of a given PSF are off, that of the image where it is surer; and what chance gives."""
+    found = [
+        (abs(bias) - _SURE_OF_PSF * error, role, bias, error)
+        for role in ("science", "reference")
+        if (bias := diff.metrics.get(f"psf_flux_bias_{role}")) is not None
+        and (error := diff.metrics.get(f"psf_flux_bias_error_{role}")) is not None
+    ]
+    if not found:
+        return {"psf_flux_bias": _NAN, "psf_role": ""}, {}
+    _, role, bias, error = max(found)
+    return {"psf_flux_bias": bias, "psf_role": role}, {"psf_flux_bias": _SURE_OF_PSF * error}
 
 
 def of_candidates(diff: Difference, found: Candidates) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._quality_checks import Check, judge
-from astrid_gpu._quality_measures import Tail, of_candidates, of_pixels, of_sky, of_stars
+from astrid_gpu._quality_measures import Tail, of_candidates, of_pixels, of_psfs, of_sky, of_stars
 from astrid_gpu.detect import detect
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import PixelFlag
@@ -18,7 +18,13 @@ from astrid_gpu.results import Candidates, Difference
 __all__ = ["Quality", "quality"]
 
 _ORDER = ("bad", "usable", "good")
-_INNER = ("offset_leak", "width_leak", "n_dipoles")  # judged, and told in words and in `checks`
+_INNER = (
+    "offset_leak",
+    "width_leak",
+    "n_dipoles",
+    "psf_flux_bias",
+    "psf_role",
+)  # judged, and told in words and in `checks`
 
 
 @dataclass(frozen=True, repr=False)
@@ -194,14 +200,15 @@ def quality(diff: Difference, candidates: Candidates | None = None, *, threshold
     values: dict[str, Any] = {"threshold": float(found.threshold), **of_pixels(one), **of_candidates(one, found)}
     sky, chance = of_sky(one, found)
     stars, of_chance = of_stars(one)
-    values |= sky | stars
+    psfs, of_psf = of_psfs(one)
+    values |= sky | stars | psfs
     limit = values["threshold"] * values.pop("flux_error")
     deep = one.zero_point is not None and limit > 0
     values["detection_threshold"] = limit
     values["limiting_magnitude"] = float(one.zero_point) - 2.5 * math.log10(limit) if deep else math.nan  # type: ignore[arg-type]
     extreme = max(abs(values["minimum"]), abs(values["maximum"]))
     values["dynamic_range"] = extreme / values["noise_level"] if values["noise_level"] > 0 else math.nan
-    checks = judge(values, chance | of_chance, one.score_corr.size / 1e6)
+    checks = judge(values, chance | of_chance | of_psf, one.score_corr.size / 1e6)
     failed = sorted((c for c in checks if c.verdict != "good"), key=lambda c: _ORDER.index(c.verdict))
     for name in _INNER:
         del values[name]
