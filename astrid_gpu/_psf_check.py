@@ -15,9 +15,11 @@ from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spl
 from astrid_gpu.ops.star_moments import moment_limits, shapes_of, star_moments
 from astrid_gpu.results import Step
 
-__all__ = ["PsfFit", "check_psf", "fit_of", "psf_metrics"]
+__all__ = ["STAGE", "PsfFit", "check_psf", "fit_of", "psf_metrics"]
 
 _log = logging.getLogger("astrid_gpu")
+
+STAGE = "psf check"
 
 _MOST = 40  # stars
 _LEAST_SNR, _LEAST_TOGETHER = 20.0, 100.0  # of a star, and of all in quadrature
@@ -68,7 +70,7 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
     found = fit_of(image, stars, psf)
     if isinstance(found, str):
         return Step(
-            "psf", f"{role}: the given PSF not checked against stars: {found}", {"role": role, "checked": False}
+            STAGE, f"{role}: the given PSF not checked against stars: {found}", {"role": role, "checked": False}
         )
     text = (
         f"{role}: fluxes of {found.n} star{'s' * (found.n > 1)} fitted with the given PSF are "
@@ -78,7 +80,7 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
     if found.matters:
         text += f": {_advice(role, found)}"
         _log.warning("%s", text)
-    return Step("psf", text, {"role": role, "checked": True, "matters": found.matters, **found._asdict()})
+    return Step(STAGE, text, {"role": role, "checked": True, "matters": found.matters, **found._asdict()})
 
 
 def _advice(role: str, found: PsfFit) -> str:
@@ -86,8 +88,8 @@ def _advice(role: str, found: PsfFit) -> str:
     what = "fluxes" if role == "science" else "fluxes of what faded"
     size, side = 100 * abs(found.flux_bias), "low" if found.flux_bias < 0 else "high"
     return (
-        f"{what} will come out about {size:.0f} % {side} and stars leave residuals; leave psf_{role} out to have it "
-        "measured, or give one made with measure_psf"
+        f"{what} will come out about {size:.0f} % {side} and stars leave residuals; leave psf_{role} (and the psf of "
+        "the image) out to have it measured, or give one made with measure_psf"
     )
 
 
@@ -185,7 +187,7 @@ def psf_metrics(steps: Iterable[Step]) -> dict[str, Any]:
     """Return the numbers of PSFs that were checked, by image."""
     metrics: dict[str, Any] = {}
     for step in steps:
-        if step.stage == "psf" and step.values.get("checked"):
+        if step.stage == STAGE and step.values.get("checked"):
             role, v = step.values["role"], step.values
             metrics |= {
                 f"psf_flux_bias_{role}": v["flux_bias"],

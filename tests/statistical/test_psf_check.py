@@ -83,7 +83,7 @@ def pair():
 
 
 def check_of(diff, role):
-    return next(step for step in diff.steps if step.stage == "psf" and step.values.get("role") == role)
+    return next(step for step in diff.steps if step.stage == "psf check" and step.values["role"] == role)
 
 
 def test_subtract_says_nothing_aloud_about_right_psfs(caplog):
@@ -104,7 +104,10 @@ def test_subtract_warns_of_fluxes_that_will_be_off_by_what_it_says(pair, caplog)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
     assert "fluxes will come out about" in said[0]
-    assert "leave psf_science out to have it measured, or give one made with measure_psf" in said[0]
+    assert (
+        "leave psf_science (and the psf of the image) out to have it measured, or give one made with measure_psf"
+        in said[0]
+    )
     assert said[0] == check_of(diff, "science").text
     assert not check_of(diff, "reference").values["matters"]
     bias, error = diff.metrics["psf_flux_bias_science"], diff.metrics["psf_flux_bias_error_science"]
@@ -119,9 +122,22 @@ def test_subtract_warns_of_fluxes_that_will_be_off_by_what_it_says(pair, caplog)
     assert any("fluxes by the PSF given for the science" in reason for reason in ag.quality(diff).reasons)
 
 
+def test_the_psf_that_an_image_carries_is_checked_too(pair, caplog):
+    """Though the search for stars begins with its width."""
+    science, reference = pair.known()
+    true = pair.frames[0].psf
+    for wrong, low in ((0.8, True), (1.25, False)):
+        with caplog.at_level(logging.WARNING, "astrid_gpu"):
+            diff = ag.subtract(science.with_(psf=psf(wrong * true.fwhm, 3.5)), reference)
+        assert ("% low and stars" in caplog.text) is low
+        assert ("% high and stars" in caplog.text) is not low
+        assert diff.metrics["psf_check_stars_science"] > 20
+        caplog.clear()
+
+
 def test_the_check_changes_nothing(pair, monkeypatch):
     checked = ag.subtract(*pair.known())
-    monkeypatch.setattr(_given, "check_psf", lambda role, *_: Step("psf", role, {}))
+    monkeypatch.setattr(_given, "check_psf", lambda role, *_: Step("psf check", role, {}))
     plain = ag.subtract(*pair.known())
     for name in ("difference", "score_corr", "flux"):
         np.testing.assert_array_equal(getattr(checked, name), getattr(plain, name))
@@ -140,4 +156,4 @@ def test_too_few_stars_are_no_check(rng):
 
 def test_measured_psfs_are_not_checked_against_themselves(pair):
     diff = ag.subtract(pair.science, pair.reference)
-    assert not [step for step in diff.steps if "role" in step.values and step.stage == "psf"]
+    assert not [step for step in diff.steps if step.stage == "psf check"]
