@@ -12,7 +12,15 @@ from astrid_gpu._registration_field import Places
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.kernels._pool import share
-from astrid_gpu.ops.flux import LineFit, MatchedSamples, fit_line, matched_samples, matched_values, robust_mean
+from astrid_gpu.ops.flux import (
+    LineFit,
+    MatchedSamples,
+    fit_line,
+    matched_planes,
+    matched_samples,
+    matched_values,
+    robust_mean,
+)
 from astrid_gpu.ops.noise import clipped_statistics, median_sigma
 from astrid_gpu.results import Step
 from astrid_gpu.stars import StarFlag, match_stars
@@ -21,6 +29,7 @@ __all__ = ["FluxRatio", "flux_ratio", "level_reference", "level_step"]
 
 _UNUSABLE = int(StarFlag.EDGE | StarFlag.BAD_PIXEL | StarFlag.SATURATED | StarFlag.SHARP)
 _MAX_LOST = 0.02  # part of a PSF on bad pixels or off the frame that a place may lose
+_WINDOWS_COST = 60  # products a pixel of the frame, from which on FFTs of the frame cost less than windows cut from it
 _UNKNOWN_ERROR = 0.5  # fractional error of a flux ratio nothing is known about
 
 
@@ -193,6 +202,10 @@ class _Pair:
         step = max(int(np.ceil(1.8 * self.fwhm)), int(np.ceil(np.sqrt(ny * nx / 4000))))
         rows, columns = np.arange(step // 2, ny, step), np.arange(step // 2, nx, step)
         y, x = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
+        if len(y) * max(self.psf_n.size, self.psf_r.size) > _WINDOWS_COST * ny * nx:
+            planes = matched_planes(self.n, self.r, self.psf_n, self.psf_r, self.bad)
+            found = [plane[y, x] for plane in planes]
+            return found[0][found[2] < _MAX_LOST], found[1][found[2] < _MAX_LOST]
         starts = range(0, len(y), 500)
         parts: list[Any] = [None] * len(starts)
 

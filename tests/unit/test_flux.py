@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astrid_gpu.ops.flux import cut_windows, fit_line, matched_samples, matched_values, robust_mean
+from astrid_gpu.ops.flux import cut_windows, fit_line, matched_planes, matched_samples, matched_values, robust_mean
 from tests.scenes import blurred, moffat_psf
 
 SHAPE = (120, 120)
@@ -73,6 +73,19 @@ def test_lost_light_is_counted_for_holes_and_edges():
     values = matched_values(science, reference, psf_n, psf_r, bad, np.array([40, 80]), np.array([40, 70]))
     for one, other in zip(values, (s.science, s.reference, s.lost), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_whole_frames_by_fft_are_the_windows(wide):
+    science, reference, psf_n, psf_r = scene()
+    psf_n = np.pad(psf_n, 20) if wide else psf_n  # stamps of two sides; the wide one reaches over edges
+    bad = np.zeros(SHAPE, bool)
+    bad[80, 70:73] = True
+    science = np.where(bad, np.nan, science)
+    y, x = (a.ravel() for a in np.mgrid[0 : SHAPE[0] : 7, 0 : SHAPE[1] : 5])
+    planes = matched_planes(science, reference, psf_n, psf_r, bad)
+    for plane, values in zip(planes, matched_values(science, reference, psf_n, psf_r, bad, y, x), strict=True):
+        np.testing.assert_allclose(plane[y, x], values, rtol=1e-10, atol=1e-10 * np.abs(values).max())
 
 
 def test_windows_are_filled_outside():
