@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._among_residuals import among_residuals
 from astrid_gpu._local_psfs import LocalPsfs
 from astrid_gpu.backends import Backend
 from astrid_gpu.engine.peaks import gather, measure
@@ -71,6 +72,7 @@ def measure_candidates(maps: Maps, peaks: np.ndarray, others: np.ndarray) -> dic
     fwhm, elongation, sharpness, shape_flags = _shape(maps, peaks["image"], y, x, sign, trusted)
     mask_flags, n_bad = _mask_bits(maps, peaks)
     flags = mask_flags | shape_flags | _dipoles(peaks, others, maps.reach)
+    flags[_near_bright_star(maps, peaks, flux)] |= np.uint32(CandidateFlag.BRIGHT_STAR)
     flags[~place.ok] |= np.uint32(CandidateFlag.NO_CENTROID)
     return {
         "x": x, "y": y, "polarity": sign, "score": peaks["value"], "flux": flux, "flux_error": error, "snr": snr,
@@ -221,6 +223,18 @@ def _on_bright_star(
     finite[~np.isfinite(finite).any(axis=1)] = 0.0
     static = seen[:, 1] - sums[:, 1] - np.nanmedian(finite, axis=1) * seen[:, 0]
     return np.abs(sums[:, 1]) < _RESIDUAL * static
+
+
+def _near_bright_star(maps: Maps, peaks: np.ndarray, flux: np.ndarray) -> np.ndarray:
+    """Return which candidates are among the residuals of a bright star; none without a PSF, a flux or the image."""
+    if maps.science is None or maps.flux is None:
+        return np.zeros(len(peaks), bool)
+    top = np.full(len(peaks), np.nan)
+    for rows, psf, _ in maps.psfs.groups(peaks["image"], peaks["y"], peaks["x"]):
+        if psf is not None:
+            top[rows] = np.max(psf)
+    height = np.nan_to_num(np.abs(flux) * top, nan=np.inf)
+    return among_residuals(maps.backend, maps.score, maps.science, peaks, height, maps.reach)
 
 
 def _mask_bits(maps: Maps, peaks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -103,10 +103,12 @@ def detect(
     hot pixels 3 % are missed at S/N 5.5 and 0.3 % at S/N 7 (tests/statistical/test_detect.py). A cosmic ray is only
     as sharp in the difference as the reference allows: a reference of much worse seeing and equal noise spreads it
     over its own PSF. BRIGHT_STAR (where `diff.science` is at hand): less than 3 % of the light the science image has
-    there besides. NO_CENTROID: no summit within a pixel; the pixel itself is given.
+    there besides; or within 12 FWHM of a star of ten times its height, where S_corr in a ring of 1.5 to 5 FWHM about it
+    is wider than 1.5 and the candidate is less than five times that width. NO_CENTROID: no summit within a pixel; the
+    pixel itself is given.
 
-    Only windows round candidates leave the device. Cost: two reads of S_corr, then work in proportion to the
-    candidates and to the 3.5-sigma peaks.
+    Only windows round candidates leave the device, and the science image's maxima in blocks of one FWHM. Cost: two
+    reads of S_corr and one of the science image, then work in proportion to the candidates and the 3.5-sigma peaks.
 
     References
     ----------

@@ -81,7 +81,7 @@ _MEANINGS = {
     "SHARP": "sharper than the difference PSF: a cosmic ray or a hot pixel",
     "EXTENDED": "wider than the difference PSF or elongated",
     "NO_CENTROID": "the centroid did not converge; the peak pixel is given",
-    "BRIGHT_STAR": "on a static source so bright that its residual rivals the candidate",
+    "BRIGHT_STAR": "on a static source so bright that its residual rivals the candidate, or among residuals round one",
     "COSMIC_RAY_REFERENCE": "hit by a cosmic ray in the reference image; BAD_REFERENCE is set too",
     "TRAIL": "on the trail of a satellite or aeroplane across the difference",
 }
