@@ -26,6 +26,7 @@ class PixelFlag(IntFlag):
     EDGE = 128
     COSMIC_RAY_REFERENCE = 8192
     TRAIL = 16384
+    SATURATED_LINE = 32768
     COSMIC_RAY = 16  # the older name of COSMIC_RAY_SCIENCE
 
 
@@ -57,6 +58,7 @@ class CandidateFlag(IntFlag):
     BRIGHT_STAR = 4096
     COSMIC_RAY_REFERENCE = 8192
     TRAIL = 16384
+    SATURATED_LINE = 32768
     COSMIC_RAY = 16  # the older name of COSMIC_RAY_SCIENCE
 
 
@@ -83,6 +85,7 @@ _MEANINGS = {
     "NO_CENTROID": "the centroid did not converge; the peak pixel is given",
     "BRIGHT_STAR": "on a static source so bright that its residual rivals the candidate, or among residuals round one",
     "COSMIC_RAY_REFERENCE": "hit by a cosmic ray in the reference image; BAD_REFERENCE is set too",
+    "SATURATED_LINE": "on a row or column beside a saturated star that the read-out left darker or brighter",
     "TRAIL": "on the trail of a satellite or aeroplane across the difference",
 }
 

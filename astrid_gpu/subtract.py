@@ -11,6 +11,7 @@ from astrid_gpu._calibration import calibrate_score, part_of
 from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
+from astrid_gpu._star_lines import flag_star_lines
 from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles
 from astrid_gpu._trails import flag_trails
 from astrid_gpu.backends import Backend, get_backend, library_of
@@ -238,9 +239,14 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         steps = [*pair.steps, *calibrated]
     with timed(pair.metrics["profile"], "trails"):
         steps += flag_trails(maps, psf, pair.metrics, look=settings.trails)
+    with timed(pair.metrics["profile"], "star lines"):
+        steps += flag_star_lines(maps, psf, pair.metrics)
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     profile = pair.metrics["profile"]
-    profile |= {"subtraction": seconds, **{stage: profile.pop(stage) for stage in ("calibration", "trails")}}
+    profile |= {
+        "subtraction": seconds,
+        **{stage: profile.pop(stage) for stage in ("calibration", "trails", "star lines")},
+    }
     diff = Difference(
         **maps,
         psf=psf,
