@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 _TUKEY = 6.0
+_NARROW = 4.0  # of the scatter: 5 values of 6 settle it
+_NARROW_CHI2 = 0.771  # E[w r²] / E[w] of that biweight for Gaussian residuals r
 _TUKEY_VARIANCE = 0.967  # 1.02 (variance of the estimate over least squares) times E[w] for Gaussian residuals
 
 
@@ -260,20 +262,34 @@ def tukey(residual: np.ndarray) -> np.ndarray:
 def extra_variance(
     residual: np.ndarray, variance: np.ndarray, shape: np.ndarray, weights: np.ndarray, n_fit: int
 ) -> float:
-    """Return s² that brings chi-squared to its expectation, by bisection; 0 unless it exceeds that by 1 sigma."""
+    """Return s² that brings chi-squared to its expectation, by bisection; 0 unless it exceeds that by 1 sigma.
+
+    Chi-squared is weighted by a biweight of 4, narrower than that of `weights`, so that an outlier among a handful,
+    five times as far off as the others, does not widen the scatter until it fits: of six values one may be anything.
+    """
     kept = weights > 0.05
-    n = int(kept.sum())
-    if n <= n_fit:
+    if int(kept.sum()) <= n_fit:
+        return 0.0
+    narrow = _narrower(weights[kept])
+    m, total = int((narrow > 0).sum()), float(narrow.sum())
+    if m <= n_fit:
         return 0.0
     r2, v, f = residual[kept] ** 2, np.maximum(variance[kept], 1e-300), np.maximum(shape[kept], 1e-300)
-    target = float(n - n_fit)
-    if (r2 / v).sum() <= target + np.sqrt(2.0 * target):
+    target = (_NARROW_CHI2 if (narrow < 1).any() else 1.0) * total * (m - n_fit) / m
+    if (narrow * r2 / v).sum() <= target + np.sqrt(2.0 * target):
         return 0.0
-    low, high = 0.0, float((r2 / f).max() * n / max(target, 1.0))
+    low, high = 0.0, float((r2 / f).max() * total / target)
     for _ in range(60):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if (r2 / (v + middle * f)).sum() > target else (low, middle)
+        low, high = (middle, high) if (narrow * r2 / (v + middle * f)).sum() > target else (low, middle)
     return 0.5 * (low + high)
+
+
+def _narrower(weights: np.ndarray) -> np.ndarray:
+    """Return the biweights of `_NARROW` of the residuals that have these of `_TUKEY`; these if half were lost."""
+    square = _TUKEY**2 * (1.0 - np.sqrt(weights))
+    narrow = np.where(square < _NARROW**2, (1.0 - square / _NARROW**2) ** 2, 0.0)
+    return narrow if (narrow > 0.05).sum() > len(weights) / 2 else weights
 
 
 def fit_line(

@@ -142,3 +142,18 @@ def test_mean_ignores_outliers_and_finds_the_scatter(rng):
     mean, mean_error, found = robust_mean(values, np.full(n, error**2))
     assert abs(mean - 0.3) < 4 * mean_error
     assert found == pytest.approx(scatter, rel=4 * 1.2 / np.sqrt(2 * n))
+
+
+@pytest.mark.parametrize(("n", "n_far"), [(6, 0), (6, 1), (12, 1), (40, 5)])
+def test_scatter_is_that_of_the_many(rng, n, n_far):
+    """Offsets with errors of 0.01 to 0.1 px, scattered by 0.1 px; some are off by 1 px, blends or moved stars."""
+    found = []
+    for _ in range(300):
+        error = 10 ** rng.uniform(-2, -1, n)
+        offset = rng.normal(0, np.hypot(0.1, error))
+        offset[:n_far] += 1.0
+        found.append(robust_mean(offset, error**2)[2])
+    rms = np.sqrt(np.mean(np.square(found)))
+    # 300 scatters of n values: 1 / sqrt(2 n) of each; an outlier that stays in now and then adds a tenth of a handful's.
+    tolerance = 4 * 0.1 / np.sqrt(2 * n * 300) + (0.03 if n_far and n < 10 else 0.01)
+    assert rms == pytest.approx(0.1, abs=tolerance)
