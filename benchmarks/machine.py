@@ -37,7 +37,7 @@ def describe(command: str) -> dict[str, Any]:
         "threads": cpu_threads(),
         "fft": fft_provider().name,
         "versions": {"python": platform.python_version()} | {p: v for p in PACKAGES if (v := _version(p))},
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
     }
@@ -104,11 +104,12 @@ def _version(package: str) -> str:
         return ""
 
 
-def _commit() -> str:
-    """Return the commit, with a + where tracked files of the code were changed since."""
+def commit() -> str:
+    """Return the commit, with a + where files of the code were changed or added since."""
     try:
         run = lambda *a: subprocess.run(["git", *a], cwd=ROOT, check=True, capture_output=True, text=True).stdout  # noqa: E731
-        dirty = run("status", "--porcelain", "--untracked-files=no", "--", "astrid_gpu", "kernels", "benchmarks")
+        code = ("astrid_gpu", "kernels", "benchmarks", ":(exclude)benchmarks/results")
+        dirty = run("status", "--porcelain", "--untracked-files=all", "--", *code)
         return run("rev-parse", "--short=12", "HEAD").strip() + ("+" if dirty.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

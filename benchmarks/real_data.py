@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.real_data [--only TEXT ...] [--methods NAME ...] [--inject] [--merge] [--json FILE]``
 
-Each pair runs in a process of its own; a method that fails is a row with its error, and the rest goes on. The file
-holds numbers only. With --inject sources are put into some of the frames instead (`benchmarks.real_inject`).
+Each pair runs in a process of its own, and its rows carry the commit that it ran from; a method that fails is a row
+with its error, and the rest goes on. The file holds numbers only. With --inject sources are put into some of the frames
+instead (`benchmarks.real_inject`).
 ``python -m benchmarks.real_tables`` makes docs/real-data.md and its figure from the file.
 """
 
@@ -16,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT, describe
+from benchmarks.machine import ROOT, commit, describe
 from benchmarks.real_inject import FIELDS
 from benchmarks.real_pairs import all_pairs, data_folder
 from benchmarks.real_run import METHODS
@@ -60,8 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     for key in keys:
         if not any(text in key for text in given.only):
             continue
+        made_of = commit()
         for row in elsewhere(module, key, given.methods):
-            rows[key, row["method"]] = row | {"commit": document["commit"]}
+            rows[key, row["method"]] = row | {"commit": made_of}
             sys.stderr.write(_line(row) + "\n")
         names = list(METHODS)
         order = [row for k in keys for m in names if (row := rows.get((k, m))) is not None]

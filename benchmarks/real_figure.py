@@ -15,7 +15,12 @@ _STYLES = (
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."),
 )  # fmt: skip
-_TITLES = {"uniform": "anywhere", "galaxy": "on galaxies", "bright star": "near bright stars"}
+_TITLES = {
+    "uniform": "anywhere",
+    "galaxy": "on galaxies",
+    "bright star": "near bright stars",
+    "local": "all, by the noise there",
+}
 
 
 def draw(completeness: dict[tuple[str, str], list[list[float]]], injections: list[dict[str, Any]], path: Path) -> Path:
@@ -24,7 +29,7 @@ def draw(completeness: dict[tuple[str, str], list[list[float]]], injections: lis
     Parameters
     ----------
     completeness : dict
-        (placement, method) -> rows of low, high, number, recovered.
+        (placement, method) -> rows of low, high, number, recovered; placement "local": by the S/N at the place.
     injections : list of dict
         Rows of `benchmarks.real_inject`, for the purity.
     path : Path
@@ -40,41 +45,51 @@ def draw(completeness: dict[tuple[str, str], list[list[float]]], injections: lis
 
     names = list(dict.fromkeys(method for _, method in completeness))
     places = [p for p in _TITLES if any(place == p for place, _ in completeness)]
-    figure, axes = plt.subplots(1, len(places) + 1, figsize=(3.6 * (len(places) + 1), 3.9), layout="constrained")
+    columns = min(3, len(places) + 2)
+    figure, grid = plt.subplots(
+        -(-(len(places) + 2) // columns), columns, figsize=(4.4 * columns, 7.6), layout="constrained", squeeze=False
+    )
+    axes = grid.ravel()
     for axis, place in zip(axes, places, strict=False):
-        for name, style in zip(names, _STYLES, strict=False):
+        for k, (name, style) in enumerate(zip(names, _STYLES, strict=False)):
             if (place, name) in completeness:
-                _curve(axis, completeness[place, name], name, style)
+                # Side by side, so that error bars of curves that agree can be told apart.
+                _curve(axis, completeness[place, name], name, style, 1.012 ** (k - len(names) / 2))
         axis.axhline(50, color="0.7", lw=0.8, zorder=0)
-        axis.set(xscale="log", xlabel="S/N on blank sky", title=_TITLES[place], ylim=(-3, 103), xlim=(3.9, 52))
+        where = "S/N at the place" if place == "local" else "S/N on blank sky"
+        axis.set(xscale="log", xlabel=where, ylabel="recovered at 5 sigma, %", title=_TITLES[place])
+        axis.set(ylim=(-3, 103), xlim=(3.9, 52))
         axis.set_xticks([4, 6, 10, 20, 50], ["4", "6", "10", "20", "50"])
         axis.minorticks_off()
-    axes[0].set_ylabel("recovered at 5 sigma, %")
+    last = axes[len(places)]
     for name, style in zip(names, _STYLES, strict=False):
-        _purity(axes[-1], [row for row in injections if row["ok"] and row["method"] == name], name, style)
-    axes[-1].set(xscale="log", xlabel="threshold, sigma", ylabel="candidates that were injected, %", ylim=(-3, 103))
-    axes[-1].set_title("purity (thin: unflagged)")
-    axes[-1].set_xticks([4, 5, 7, 10, 20], ["4", "5", "7", "10", "20"])
-    axes[-1].minorticks_off()
-    for axis in axes:
+        _purity(last, [row for row in injections if row["ok"] and row["method"] == name], name, style)
+    last.set(xscale="log", xlabel="threshold, sigma", ylabel="candidates that were injected, %", ylim=(-3, 103))
+    last.set_title("purity (thin: unflagged)")
+    last.set_xticks([4, 5, 7, 10, 20], ["4", "5", "7", "10", "20"])
+    last.minorticks_off()
+    for axis in axes[: len(places) + 1]:
         axis.grid(alpha=0.25)
+    for axis in axes[len(places) + 1 :]:
+        axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(names)), frameon=False)
+    axes[len(places) + 1].legend(handles, labels, loc="center", frameon=False, fontsize="large")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
     return path
 
 
-def _curve(axis: Any, rows: list[list[float]], name: str, style: tuple[str, str, str]) -> None:
+def _curve(axis: Any, rows: list[list[float]], name: str, style: tuple[str, str, str], aside: float = 1.0) -> None:
     """Draw shares with binomial errors at the middle of their bins."""
-    used = np.array([row for row in rows if row[2] > 0], float)
+    used = np.array([row for row in rows if row[2] > 0 and row[0] > 0], float)
     colour, marker, line = style
     p, n = used[:, 3] / used[:, 2], used[:, 2]
     centre = (p + 1 / (2 * n)) / (1 + 1 / n)  # Wilson's interval, which stays within 0 and 1
     half = np.sqrt(p * (1 - p) / n + 1 / (4 * n**2)) / (1 + 1 / n)
     errors = 100 * np.clip([p - centre + half, centre + half - p], 0, None)
-    axis.errorbar(np.sqrt(used[:, 0] * used[:, 1]), 100 * p, errors, color=colour, marker=marker, ls=line, ms=5, lw=1.4,
+    middle = aside * np.sqrt(used[:, 0] * used[:, 1])
+    axis.errorbar(middle, 100 * p, errors, color=colour, marker=marker, ls=line, ms=5, lw=1.4,
                   capsize=2, label=name)  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import astrid_gpu as ag
 from astrid_gpu.errors import AstridGpuError
 from astrid_gpu.simulate import inject
 from astrid_gpu.simulate.compare import forced_flux
+from benchmarks.real_missed import CAUSES, LEAST, causes, local_snr
 from benchmarks.real_pairs import RealPair, all_pairs
 from benchmarks.real_places import PLACEMENTS, LocalPsf, places, prepared
 from benchmarks.real_run import METHODS
@@ -51,7 +52,7 @@ def run(pair: RealPair, methods: list[str], rounds: int, number: int, where: tup
     error = float(np.median(bare.flux_error[np.isfinite(bare.flux_error) & (bare.mask == 0)]))
     frame = prepared(science)
     psf = LocalPsf(frame)
-    tallies = {name: Tally(pair) for name in methods}
+    tallies = {name: Tally(pair, bare) for name in methods}
     for k in range(rounds):
         rng = np.random.default_rng([zlib.crc32(pair.key.encode()), k])
         sources = places(bare, frame, number, where, rng)
@@ -74,8 +75,9 @@ def run(pair: RealPair, methods: list[str], rounds: int, number: int, where: tup
 class Tally:
     """Counts of one method over many injected frames."""
 
-    def __init__(self, pair: RealPair) -> None:
-        self._known = pair.known
+    def __init__(self, pair: RealPair, bare: ag.Difference) -> None:
+        self._known, self._bare = pair.known, bare
+        self._why: list[np.ndarray] = []
         self._truth: list[np.ndarray] = []
         self._found: list[np.ndarray] = []
         self._flux: list[np.ndarray] = []
@@ -91,6 +93,8 @@ class Tally:
         score = np.where(match >= 0, rows["score"][match], 0.0) if len(rows) else np.zeros(len(sources))
         self._found.append(score >= _DETECTED)
         self._flux.append(_fluxes(diff, rows, sources, match))
+        if diff.flux is not None:
+            self._why.append(causes(self._bare, diff, rows, sources, fwhm))
         real = np.zeros(len(rows), bool)
         real[match[match >= 0]] = True
         theirs = np.zeros(len(rows), bool)
@@ -113,17 +117,36 @@ class Tally:
         for name in PLACEMENTS:
             here = truth["place"] == name
             if here.any():
-                completeness[name] = [
-                    [low, high, int(np.sum(chosen)), int(np.sum(found & chosen))]
-                    for low, high in pairwise(SNR_EDGES)
-                    for chosen in [here & (truth["snr"] >= low) & (truth["snr"] < high)]
-                ]
+                completeness[name] = _shares(truth["snr"][here], found[here])
                 photometry[name] = _photometry(truth[here], found[here], fluxes[here])
         return {
             "ok": True, "injected": len(truth), "mpix": self._mpix, "errors": self.errors,
-            "completeness": completeness, "photometry": photometry,
+            "completeness": completeness, "local": _shares(local_snr(self._bare, truth), found, (0.0, *SNR_EDGES)),
+            "missed": self._missed(truth, found), "photometry": photometry,
             "purity": [[t, *map(int, self._true[i]), *map(int, self._false[i])] for i, t in enumerate(THRESHOLDS)],
         }  # fmt: skip
+
+    def _missed(self, truth: np.ndarray, found: np.ndarray) -> dict[str, Any] | None:
+        """Return how many sources of S/N `LEAST` up there were, and those missed by cause, each with its place."""
+        if not self._why:
+            return None
+        why, strong = np.concatenate(self._why), truth["snr"] >= LEAST
+        lost = strong & ~found
+        local = local_snr(self._bare, truth)
+        rows = [
+            [str(t["place"]), round(float(t["x"]), 1), round(float(t["y"]), 1), float(t["snr"]), float(s), str(w)]
+            for t, s, w in zip(truth[lost], local[lost], why[lost], strict=True)
+        ]
+        return {"of": int(strong.sum()), "causes": {c: int(np.sum(why[lost] == c)) for c in CAUSES}, "rows": rows}
+
+
+def _shares(snr: np.ndarray, found: np.ndarray, edges: tuple[float, ...] = SNR_EDGES) -> list[list[float]]:
+    """Return rows of low, high, number, recovered by S/N."""
+    return [
+        [low, high, int(np.sum(chosen)), int(np.sum(found & chosen))]
+        for low, high in pairwise(edges)
+        for chosen in [(snr >= low) & (snr < high)]
+    ]
 
 
 def _match(rows: np.ndarray, sources: np.ndarray, radius: float) -> np.ndarray:

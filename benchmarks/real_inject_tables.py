@@ -8,7 +8,17 @@ import numpy as np
 
 from benchmarks.tables import markdown, number
 
-__all__ = ["completeness", "fluxes", "label_of", "pooled_completeness", "purity", "share"]
+__all__ = [
+    "completeness",
+    "fluxes",
+    "label_of",
+    "local",
+    "missed",
+    "pooled_completeness",
+    "pooled_local",
+    "purity",
+    "share",
+]
 
 _FIELD = {"decam": "DECam", "decam6": "DECam", "eso085-030": "ESO085-030", "jwst": "JWST", "saao": "SAAO",
           "sfft": "DECam i", "ztf": "ZTF"}  # fmt: skip
@@ -42,6 +52,47 @@ def pooled_completeness(doc: Document) -> dict[tuple[str, str], list[list[float]
                     total[2] += n
                     total[3] += k
     return out
+
+
+def pooled_local(doc: Document) -> dict[str, list[list[float]]]:
+    """Return method -> rows of low, high, number, recovered by the S/N at the place, all fields added."""
+    out: dict[str, list[list[float]]] = {}
+    for row in doc.get("injections", []):
+        if row["ok"] and row.get("local"):
+            here = out.setdefault(row["method"], [[*b[:2], 0, 0] for b in row["local"]])
+            for total, (_, _, n, k) in zip(here, row["local"], strict=True):
+                total[2] += n
+                total[3] += k
+    return out
+
+
+def local(doc: Document) -> str:
+    """Recovered shares by the S/N that the bare frame leaves a source at its place."""
+    cells = pooled_local(doc)
+    if not cells:
+        return "Not measured."
+    bins = next(iter(cells.values()))
+    head = ("method", *(f"S/N {low:g} to {high:g}" for low, high, _, _ in bins))
+    return markdown(head, [(name, *(share(n, k) for _, _, n, k in row)) for name, row in cells.items()])
+
+
+def missed(doc: Document) -> str:
+    """Why sources of S/N 8 and more were missed, by method and field, with all fields of a method first."""
+    rows = [r for r in doc.get("injections", []) if r["ok"] and r.get("missed")]
+    if not rows:
+        return "Not measured."
+    names = list(rows[0]["missed"]["causes"])
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        here = [r for r in rows if r["method"] == method]
+        lines.append((method, "all", *_lost(here, names)))
+        lines += [("", label_of(r["pair"]), *_lost([r], names)) for r in here if method == "zogy"]
+    return markdown(("method", "field", "S/N 8 up", "missed", *names), lines)
+
+
+def _lost(rows: list[dict[str, Any]], names: list[str]) -> tuple[str, ...]:
+    counts = [sum(r["missed"]["causes"][name] for r in rows) for name in names]
+    return (str(sum(r["missed"]["of"] for r in rows)), str(sum(counts)), *map(str, counts))
 
 
 def share(n: float, k: float) -> str:

@@ -18,7 +18,16 @@ import numpy as np
 
 from benchmarks.real_data import SCHEMA
 from benchmarks.real_figure import FIGURE, draw
-from benchmarks.real_inject_tables import completeness, fluxes, label_of, pooled_completeness, purity
+from benchmarks.real_inject_tables import (
+    completeness,
+    fluxes,
+    label_of,
+    local,
+    missed,
+    pooled_completeness,
+    pooled_local,
+    purity,
+)
 from benchmarks.real_run import CLASSES
 from benchmarks.tables import fill, markdown, name_sources, number
 
@@ -39,12 +48,14 @@ def methods(doc: Document) -> list[str]:
 def machine(doc: Document) -> str:
     """Where the numbers come from."""
     there, versions = doc["machine"], doc["versions"]
-    commits = ", ".join(dict.fromkeys(r.get("commit", "") for r in [*doc["runs"], *doc.get("injections", [])]))
+    made_of = list(dict.fromkeys(r.get("commit", "") for r in [*doc["runs"], *doc.get("injections", [])]))
+    commits = f"commit {made_of[0]}" if len(made_of) == 1 else f"rows of commits {', '.join(made_of)}"
+    commits += "; + is a tree with changes that were not committed" if any(c.endswith("+") for c in made_of) else ""
     used = ", ".join(f"{k} {v}" for k, v in versions.items() if k in ("python", "numpy", "scipy", "numba"))
     return "\n".join([
         f"- {there['cpu']}, {there['cores']} cores shared with other work, so CPU seconds and not the clock's",
         f"- {used}; {doc['threads']} threads",
-        f"- {doc['date'][:10]}, commit {commits}, `{doc['command']}`",
+        f"- {doc['date'][:10]}, {commits}, `{doc['command']}`",
     ])  # fmt: skip
 
 
@@ -197,7 +208,8 @@ def failures(doc: Document) -> str:
 
 TABLES: dict[str, Callable[[Document], str]] = {
     "machine": machine, "summary": summary, "pairs": pairs, "kinds": kinds, "known": known, "photometry": photometry,
-    "left": left, "failures": failures, "completeness": completeness, "purity": purity, "fluxes": fluxes,
+    "left": left, "failures": failures, "completeness": completeness, "local": local,
+    "missed": missed, "purity": purity, "fluxes": fluxes,
 }  # fmt: skip
 
 
@@ -220,7 +232,8 @@ def main(arguments: list[str] | None = None) -> int:
     page = name_sources(given.page.read_text(encoding="utf-8"), given.page.parent, results=given.results)
     given.page.write_text(fill(page, document, TABLES), encoding="utf-8")
     if document.get("injections"):
-        draw(pooled_completeness(document), document["injections"], given.page.parent / FIGURE)
+        curves = pooled_completeness(document) | {("local", k): rows for k, rows in pooled_local(document).items()}
+        draw(curves, document["injections"], given.page.parent / FIGURE)
     return 0
 
 

@@ -36,6 +36,8 @@ def injected(method="zogy", **changes):
         "pair": "saao/0100-0007", "method": method, "ok": True, "commit": "abc", "injected": 100, "mpix": 0.5,
         "completeness": {"uniform": [[4, 5, 50, 20], [5, 10, 50, 49]]}, "purity": [[5.0, 69, 60, 31, 2]],
         "photometry": {"uniform": {"found": photometry, "forced": photometry}},
+        "local": [[0, 4, 10, 1], [4, 5, 40, 19], [5, 10, 50, 49]],
+        "missed": {"of": 60, "causes": {"masked": 2, "chance": 1}, "rows": []},
     }  # fmt: skip
     return row | changes
 
@@ -112,6 +114,23 @@ def test_injected_sources_are_pooled_over_the_fields():
     assert "| uniform | zogy | 30 | 1.001 ± 0.002 | 50 | +0.10 | 1.05 |" in real_tables.fluxes(doc)
 
 
+def test_sources_are_counted_by_the_noise_at_their_place_and_the_missed_by_reason():
+    classic = injected("classic", missed=None, local=[[0, 4, 10, 0], [4, 5, 40, 4], [5, 10, 50, 10]])
+    doc = document(run(), injections=[injected(), injected(pair="sfft/04b-04a"), classic])
+    assert "| zogy | 10 ± 7 % | 48 ± 6 % | 98 ± 1 % |" in real_inject_tables.local(doc)
+    text = real_inject_tables.missed(doc)
+    assert "| zogy | all | 120 | 6 | 4 | 2 |" in text
+    assert "|  | SAAO 0100-0007 | 60 | 3 | 2 | 1 |" in text
+    assert "classic" not in text
+    assert real_inject_tables.missed(document(run())) == real_inject_tables.local(document(run())) == "Not measured."
+
+
+def test_commits_of_the_rows_are_told_and_a_changed_tree_is_told_apart():
+    assert "commit abc, `" in real_tables.machine(document(run(), injections=[injected()]))
+    mixed = real_tables.machine(document(run(), run(method="classic", commit="def+")))
+    assert "rows of commits abc, def+; + is a tree with changes" in mixed
+
+
 @pytest.mark.parametrize(("n", "k", "text"), [(0, 0, ""), (100, 50, "50 ± 5 %"), (20, 20, "100 ± 2 %")])
 def test_shares_have_binomial_errors(n, k, text):
     assert real_inject_tables.share(n, k) == text
@@ -120,5 +139,7 @@ def test_shares_have_binomial_errors(n, k, text):
 def test_the_figure_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     doc = document(run(), injections=[injected(), injected("classic")])
-    path = real_figure.draw(real_tables.pooled_completeness(doc), doc["injections"], tmp_path / "f.png")
+    curves = real_tables.pooled_completeness(doc)
+    curves |= {("local", name): rows for name, rows in real_inject_tables.pooled_local(doc).items()}
+    path = real_figure.draw(curves, doc["injections"], tmp_path / "f.png")
     assert path.stat().st_size > 5000

@@ -154,6 +154,6 @@ def test_scatter_is_that_of_the_many(rng, n, n_far):
         offset[:n_far] += 1.0
         found.append(robust_mean(offset, error**2)[2])
     rms = np.sqrt(np.mean(np.square(found)))
-    # 300 scatters of n values: 1 / sqrt(2 n) of each; an outlier that stays in now and then adds a tenth of a handful's.
+    # 300 scatters of n values: 1 / sqrt(2 n) of each; an outlier that stays in at times adds to a handful's.
     tolerance = 4 * 0.1 / np.sqrt(2 * n * 300) + (0.03 if n_far and n < 10 else 0.01)
     assert rms == pytest.approx(0.1, abs=tolerance)
