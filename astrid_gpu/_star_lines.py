@@ -98,11 +98,10 @@ def _look(score: np.ndarray, mask: np.ndarray, out: np.ndarray, core: _Core, mar
 def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
     """Return the pixels of the lines in `own` that are off, counted from the star outwards."""
     odd = np.zeros(values.shape, bool)
-    for length in _LENGTHS:
-        if length > values.shape[1] and length > _LENGTHS[0]:
-            length = values.shape[1]
-        if length < _LENGTHS[0]:
+    for wanted in _LENGTHS:
+        if values.shape[1] < _LENGTHS[0]:
             break
+        length = min(wanted, values.shape[1])
         part = values[:, :length]
         middle, n = _medians(part)
         usable = n >= length / 2
@@ -117,7 +116,7 @@ def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
         odd[:, :length] |= (own & usable & (off > _SHIFT) & (off > _SURE * error) & (off > _CONTRAST * scatter))[
             :, None
         ]
-        if length == values.shape[1]:
+        if wanted >= values.shape[1]:
             break
     return odd
 

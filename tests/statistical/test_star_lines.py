@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
+from astrid_gpu._star_lines import star_lines
 from astrid_gpu.flags import CandidateFlag, PixelFlag
 from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_stamps import moffat_stamp
@@ -63,3 +64,12 @@ def test_saturated_stars_alone_have_none(rng, method):
     # Some 10^3 lines are looked at; by chance one at 6 sigma is out of the question, and spikes there are none.
     assert not flagged(diff).any()
     assert diff.metrics["n_line_pixels"] == 0
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (70, 300), (300, 70), (200, 200)])
+def test_stars_at_edges_and_in_small_frames_do_no_harm(rng, shape):
+    score, mask = rng.normal(size=shape), np.zeros(shape, np.uint16)
+    for y, x in [(0, 0), (shape[0] // 2, shape[1] - 6), (shape[0] - 5, shape[1] // 2)]:
+        mask[y : y + 5, x : x + 6] = PixelFlag.SATURATED_REFERENCE
+    score[mask != 0] = np.nan
+    assert not star_lines(score, mask, 2.5, 1.0).any()
