@@ -34,11 +34,12 @@ def subtracted(rng, n, moved=0.0):
     return ag.subtract(*images, align="none", psf_science=PSF, psf_reference=PSF, backend="numba"), places
 
 
-def test_one_moved_star_of_seven_does_not_speak_for_the_rest(rng):
-    found = [subtracted(rng, 7, moved=1.0)[0].metrics["astrometric_error_x"] for _ in range(12)]
-    # Twelve scatters of six stars: 0.1 px +- 30 % each. With the moved star counted they are 0.35 px.
-    assert np.median(found) < 0.16
-    assert np.mean(np.array(found) < 0.2) > 0.7
+def test_one_moved_star_of_six_does_not_speak_for_the_rest(rng):
+    found = [subtracted(rng, 6, moved=0.8)[0].metrics["astrometric_error_x"] for _ in range(16)]
+    # Scatters of five stars, 0.1 px +- 35 %. With the moved star counted they are 0.33 px: which of the two it is must
+    # not be left to chance, as it is for a star that lies beyond the others by no more than they scatter.
+    assert np.median(found) < 0.15
+    assert np.mean(np.array(found) < 0.22) > 0.85
 
 
 def test_static_stars_that_scatter_are_quiet_and_the_sky_is_unit_noise(rng):
