@@ -35,7 +35,9 @@ def test_a_real_trail_is_found(data_dir):
     diff = ag.subtract(folder / "AKB13475I0070.fits", folder / "AKB13475I0007.fits")
     on = (diff.mask & int(PixelFlag.TRAIL)) != 0
     assert diff.metrics["n_trails"] == 1
-    assert np.median(diff.score_corr[on & np.isfinite(diff.score_corr)]) > 50
+    (trail,) = next(step.values["trails"] for step in diff.steps if step.stage == "trails")
+    assert trail["score"] > 90  # along its middle; its flagged width is cut in steps of a FWHM and may hold some sky
+    assert np.median(diff.score_corr[on & np.isfinite(diff.score_corr)]) > 30
     y, x = np.nonzero(on)
     assert y.min() > 330
     assert x.min() > 450
