@@ -37,14 +37,17 @@ CLASSES = (
     *("dipole", "star residual", "sharp", "unexplained"),
 )
 """What a candidate is, the first that holds: on a source or a defect known beforehand; touching an edge or bad pixels;
-within six FWHM of a saturated pixel or on a star a hundred times its peak; half of a dipole; on a star ten times its
-peak; sharper than a star; none of these."""
+within six FWHM of a saturated pixel, on a row or column of one, among a star's residuals or on a star a hundred times
+its peak; half of a dipole; on a star ten times its peak; sharper than a star; none of these."""
 
 _BAD = int(
     CandidateFlag.EDGE | CandidateFlag.NEAR_BAD | CandidateFlag.BAD_SCIENCE | CandidateFlag.BAD_REFERENCE
     | CandidateFlag.COSMIC_RAY | CandidateFlag.NO_DATA
 )  # fmt: skip
-_SATURATED = int(CandidateFlag.SATURATED_SCIENCE | CandidateFlag.SATURATED_REFERENCE | CandidateFlag.BRIGHT_STAR)
+_SATURATED = int(
+    CandidateFlag.SATURATED_SCIENCE | CandidateFlag.SATURATED_REFERENCE | CandidateFlag.SATURATED_LINE
+    | CandidateFlag.BRIGHT_STAR
+)  # fmt: skip
 _STAR, _BRIGHT = 0.1, 0.01  # peak of the change over that of the static source under it
 _NEAR_SATURATED = 6.0  # FWHM from a saturated pixel
 
