@@ -16,6 +16,9 @@ HALOS = (16, 32, 48, 64)
 LONGEST_SIDE = 640
 """Of a tile: two threads' work space then still fits a common last-level cache."""
 
+WORK_BYTES = 32
+"""For each pixel of the frame, that the work space should not go beyond: small frames take smaller tiles than large."""
+
 NOWHERE = 1 << 30
 """Position of the tile that an odd one is paired with."""
 
@@ -81,13 +84,16 @@ class Tiling:
 
 @lru_cache(maxsize=64)
 def tiling(shape: tuple[int, int], halo: int, threads: int) -> Tiling:
-    """Choose the sides of the tiles: the fewest operations, halos and idle threads included."""
+    """Choose the sides of the tiles: the fewest operations, halos and idle threads included, in bounded work space."""
     sides = np.array([n for n in range(2 * halo + LANES, LONGEST_SIDE + 1, LANES) if is_smooth(n)])
     counts = [-(-n // (sides - 2 * halo)) for n in shape]
     tiles = counts[0][:, None] * counts[1]
     rounds = -(-tiles // (2 * threads))
     area = sides[:, None] * sides
     cost = rounds * area * (6 + np.log2(area))  # 6: loads, stores and products, in units of a transform's one step
+    busy = np.minimum(threads, -(-tiles // 2))
+    work = 4 * area * (16 * busy + 12 + 8)  # two spectra and buffers of a pair each; the kernels' spectra and frames
+    cost = cost * np.maximum(1, work / (WORK_BYTES * shape[0] * shape[1]))
     j, i = np.unravel_index(np.argmin(cost), cost.shape)
     return Tiling(shape, halo, int(sides[j]), int(sides[i]))
 

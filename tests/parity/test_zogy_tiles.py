@@ -182,6 +182,34 @@ def test_tiles_cover_the_frame_once():
             assert np.all(seen == 1)
 
 
+@pytest.mark.parametrize("halo", HALOS)
+@pytest.mark.parametrize("threads", ["1", "2", "4"])
+def test_memory_beside_inputs_and_outputs(rng, monkeypatch, threads, halo):
+    """Under 40 bytes a pixel at 1024 x 1024, kernels and work space made anew; coloured noise asks for a wide halo."""
+    import gc
+    import tracemalloc
+
+    from astrid_gpu.engine import _problem
+
+    monkeypatch.setenv("ASTRID_GPU_THREADS", threads)
+    monkeypatch.setattr(zogy_maps_numba, "choose_halo", lambda *_: halo)
+    side, line = 1024, np.array([0.5, 1.0, 0.5])
+    images = rng.normal(0, 5, (2, side, side)).astype(np.float32)
+    variance, stamp = np.full((side, side), 25, np.float32), np.pad(np.outer(line, line), 11)
+    known = {"variance_science": variance, "variance_reference": variance, "backend": "numba"}
+    known |= {"noise_spectrum_science": stamp, "noise_spectrum_reference": stamp}
+    ag.zogy(images[0, :256, :256], images[1, :256, :256], *PSFS, 5.0, 5.0, backend="numba")  # compiled
+    zogy_maps_numba._WorkSpace._idle.clear()
+    _problem._kernels.cache_clear()
+    gc.collect()
+    tracemalloc.start()
+    diff = ag.zogy(*images, *PSFS, 5.0, 5.0, **known)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    maps = (diff.difference, diff.score_corr, diff.flux, diff.flux_error, diff.mask)
+    assert (most - sum(m.nbytes for m in maps)) / side**2 < 40
+
+
 def test_pairs_touched_by_a_pixel():
     cut = Tiling((500, 400), 32, 160, 192)
     rng = np.random.default_rng(2)
