@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._noise import median_of
-from astrid_gpu._noise_spectrum import NoiseSpectrum, noise_spectra
+from astrid_gpu._noise_spectrum import (
+    Blank,
+    NoiseSpectrum,
+    combined,
+    depths_of,
+    measure_blocks,
+    noise_covariances,
+    spectra_of,
+)
+from astrid_gpu._noise_variation import differs, sensitivity
 from astrid_gpu.image import PSF
 from astrid_gpu.ops.noise_spectrum import noise_power
 from astrid_gpu.ops.zogy import make_params
@@ -25,6 +34,9 @@ PROOF = 0.08
 
 CORRELATION_MATTERS = 0.2
 """Correlation of neighbours from which on it is not, even where the width is right: D would be far from white."""
+
+
+_LEAST_IN_BLOCK = 4000  # blank pixels, to tell of a part of the frame
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class NoiseModel:
     excess: tuple[float, float] = (1.0, 1.0)
     steps: list[Step] = field(default_factory=list)
     metrics: dict[str, Any] = field(default_factory=dict)
+    local: bool = False
+    varies: str = ""
 
     @property
     def coloured(self) -> bool:
@@ -68,7 +82,8 @@ class NoiseModel:
 
     def white(self, why: str) -> NoiseModel:
         """Return white noise of the variances stated, with what was measured and why it is not used."""
-        return NoiseModel(steps=[*self.steps, Step("noise", why, {})], metrics=self.metrics)
+        steps = [*self.steps, Step("noise", why, {})]
+        return NoiseModel(steps=steps, metrics=self.metrics, local=self.local, varies=self.varies)
 
 
 def noise_model(
@@ -97,18 +112,22 @@ def noise_model(
     if mode == "white":
         return NoiseModel(steps=[Step("noise", "taken for white, as asked", {})])
     stamps = [psf.data / psf.data.sum() for psf in psfs]
-    found = noise_spectra(list(images), list(variances), stamps, [1.0, 1 / beta], bad)
-    if found is None:
+    blocks = measure_blocks(list(images), list(variances), stamps, bad)
+    if not blocks:
         return NoiseModel(steps=[Step("noise", "taken for white: too little blank sky to measure its spectrum", {})])
-    n, r = found
+    depths = depths_of(list(variances), [1.0, 1 / beta], bad)
+    sigmas = [float(np.sqrt(median_of(v, bad))) for v in variances]
+    n, r = found = spectra_of(combined(blocks, [1.0] * len(blocks)), depths, stamps)
+    reliable = n.reliable and r.reliable
     model = NoiseModel(
         stamps=(n.stamp, r.stamp),
         scales=(n.variance, r.variance),
         excess=(n.variance * n.excess, r.variance * r.excess),
         steps=[_spectrum_step(role, spectrum) for role, spectrum in zip(("science", "reference"), found, strict=True)],
         metrics={"noise_correlation_science": n.correlation, "noise_correlation_reference": r.correlation},
+        local=reliable,
+        varies=_variation(blocks, depths, stamps, sigmas, beta) if reliable else "",
     )
-    sigmas = [float(np.sqrt(median_of(v, bad))) for v in variances]
     width = _width_if_white(model, stamps, sigmas, beta)
     model.metrics["score_corr_std_white"] = width
     why = _why_white(found, width) if mode == "auto" else ""
@@ -119,6 +138,17 @@ def noise_model(
     text = f"taken for coloured; taken for white it would give S_corr a width of {width:.3f}"
     model.steps.append(Step("noise", text, {"width": width}))
     return model
+
+
+def _variation(
+    blocks: list[Blank], depths: list[float], psfs: list[np.ndarray], sigmas: list[float], beta: float
+) -> str:
+    """Return in words what of the noise varies from block to block; nothing if none does by more than chance."""
+    kernels = zogy_kernels(psfs[0][None], psfs[1][None], make_params(sigmas[0], sigmas[1], 1.0, 1 / beta))
+    frame, _ = noise_covariances(combined(blocks, [1.0] * len(blocks)), depths, psfs)
+    large = [block for block in blocks if block.n > _LEAST_IN_BLOCK]
+    parts = [noise_covariances(block, depths, psfs)[0] for block in large]
+    return differs(parts, [block.n for block in large], sensitivity(kernels, sigmas, frame))[0]
 
 
 def _spectrum_step(role: str, found: NoiseSpectrum) -> Step:

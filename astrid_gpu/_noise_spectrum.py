@@ -14,7 +14,7 @@ same way: it cancels in the difference.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,20 @@ from astrid_gpu.image import PSF, Image
 from astrid_gpu.ops.autocorrelation import lag_covariances
 from astrid_gpu.ops.fourier import transfer_function
 
-__all__ = ["REACH", "NoiseSpectrum", "measure_noise_spectrum", "noise_spectra"]
+__all__ = [
+    "REACH",
+    "Blank",
+    "NoiseSpectrum",
+    "combined",
+    "depths_of",
+    "measure_blocks",
+    "measure_noise_spectrum",
+    "noise_covariances",
+    "noise_spectra",
+    "spectra_of",
+    "spectrum_of",
+    "tapered",
+]
 
 REACH = 12
 """Largest lag, pixels."""
@@ -170,24 +183,79 @@ def noise_spectra(
     -----
     Of frames above 800 000 pixels a regular part is measured. Cost: some 0.07 s on one core for that many.
     """
+    blocks = measure_blocks(images, variances, psfs, bad)
+    return (
+        spectra_of(combined(blocks, [1.0] * len(blocks)), depths_of(variances, fluxes, bad), psfs) if blocks else None
+    )
+
+
+class Blank(NamedTuple):
+    """What the blank pixels of a part of the frame give: covariances (m, m, 25, 25) of m images and their pixels."""
+
+    covariances: np.ndarray
+    pairs: np.ndarray  # (25, 25), of pixels at a lag
+    n: float
+
+
+def measure_blocks(
+    images: list[np.ndarray],
+    variances: list[np.ndarray],
+    psfs: list[np.ndarray],
+    bad: np.ndarray,
+    least: int = _LEAST,
+) -> list[Blank]:
+    """Measure the covariances of blank pixels by blocks of up to 256 x 256; none where fewer than `least` are blank.
+
+    The other arguments as of `noise_spectra`.
+    """
     parts = [_blank(images, variances, psfs, bad, part) for part in _blocks(bad.shape)]
     n = int(sum(np.count_nonzero(good) for _, good in parts))
-    if n < _LEAST:
-        return None
+    if n < least:
+        return []
     levels = [sum(float(z[i][good].sum(dtype=float)) for z, good in parts) / n for i in range(len(images))]
-    total: Any = 0.0
-    pairs: Any = 0.0
+    found = []
     for values, good in parts:
         centred = [z - z.dtype.type(level) for z, level in zip(values, levels, strict=True)]
-        covariances, count = lag_covariances(centred, good, REACH, block=_BLOCK)
-        total, pairs = total + covariances * count, pairs + count
-    covariances = total / np.maximum(pairs, 1)
-    sigmas = [float(np.sqrt(median_of(v, bad))) for v in variances]
-    own = both = [(c + c[::-1, ::-1]) / 2 for c in (covariances[i, i] for i in range(len(images)))]
-    if len(images) == 2:
-        common = (covariances[0, 1] + covariances[1, 0]) / 2
-        own = _without_sky(own, common, psfs, [f / s for f, s in zip(fluxes, sigmas, strict=True)], n)
-    return [_spectrum(c, whole - c, psf, n) for c, whole, psf in zip(own, both, psfs, strict=True)]
+        for y in range(0, good.shape[0], _BLOCK):
+            for x in range(0, good.shape[1], _BLOCK):
+                inner = np.s_[y : y + _BLOCK, x : x + _BLOCK]
+                count = int(np.count_nonzero(good[inner]))
+                if count:
+                    covariances, pairs = lag_covariances([z[inner] for z in centred], good[inner], REACH, block=_BLOCK)
+                    found.append(Blank(covariances, pairs, count))
+    return found
+
+
+def combined(parts: list[Blank], weights: list[float]) -> Blank:
+    """Return the covariances of several parts as one: means by number of pairs, each part's times its weight."""
+    pairs: Any = sum(w * part.pairs for w, part in zip(weights, parts, strict=True))
+    total: Any = sum(w * part.pairs * part.covariances for w, part in zip(weights, parts, strict=True))
+    return Blank(
+        total / np.maximum(pairs, 1e-9), pairs, sum(w * part.n for w, part in zip(weights, parts, strict=True))
+    )
+
+
+def depths_of(variances: list[np.ndarray], fluxes: list[float], bad: np.ndarray) -> list[float]:
+    """Return the flux scale of each image in units of its noise, which tells how deep it goes."""
+    return [f / float(np.sqrt(median_of(v, bad))) for f, v in zip(fluxes, variances, strict=True)]
+
+
+def noise_covariances(
+    measured: Blank, depths: list[float], psfs: list[np.ndarray]
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return the covariances of the noise of each image, and those of the sky that was taken off them."""
+    count = len(measured.covariances)
+    own = both = [(c + c[::-1, ::-1]) / 2 for c in (measured.covariances[i, i] for i in range(count))]
+    if count == 2:
+        common = (measured.covariances[0, 1] + measured.covariances[1, 0]) / 2
+        own = _without_sky(own, common, psfs, depths, measured.n)
+    return own, [whole - c for c, whole in zip(own, both, strict=True)]
+
+
+def spectra_of(measured: Blank, depths: list[float], psfs: list[np.ndarray]) -> list[NoiseSpectrum]:
+    """Return what the covariances tell of the noise of each image."""
+    pairs = zip(*noise_covariances(measured, depths, psfs), psfs, strict=True)
+    return [spectrum_of(c, sky, psf, measured.n) for c, sky, psf in pairs]
 
 
 def _blocks(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
@@ -235,7 +303,7 @@ def _fwhm(psf: np.ndarray) -> float:
 
 
 def _without_sky(
-    own: list[np.ndarray], common: np.ndarray, psfs: list[np.ndarray], depths: list[float], n: int
+    own: list[np.ndarray], common: np.ndarray, psfs: list[np.ndarray], depths: list[float], n: float
 ) -> list[np.ndarray]:
     """Take off each covariance what the two images have in common, as far as that is more than chance."""
     inner = np.s_[REACH - 3 : REACH + 4, REACH - 3 : REACH + 4]
@@ -246,7 +314,7 @@ def _without_sky(
     grid = (_PSF_GRID, _PSF_GRID)
     transfer = [transfer_function(_fitting(p)[None], grid, np.fft.rfft2)[0] for p in psfs]
     cross = (transfer[0] * transfer[1].conj()).real
-    power = transfer_function((common * _taper(RANGES[-1]))[None], grid, np.fft.rfft2)[0].real
+    power = transfer_function((common * tapered(RANGES[-1]))[None], grid, np.fft.rfft2)[0].real
     cleaned = []
     for i, covariance in enumerate(own):
         ratio = abs(transfer[i]) ** 2 * cross / (cross**2 + _WEAK * abs(transfer[i]) ** 2)
@@ -265,14 +333,14 @@ def _fitting(psf: np.ndarray) -> np.ndarray:
     return inner / inner.sum()
 
 
-def _taper(reach: float) -> np.ndarray:
+def tapered(reach: float) -> np.ndarray:
     """Return weights of lags: 1 up to `reach`, 0 from 2 `reach` + 1 on."""
     lags = np.arange(-REACH, REACH + 1)
     distance = np.hypot(lags[:, None], lags)
     return 0.5 + 0.5 * np.cos(np.pi * np.clip((distance - reach) / (reach + 1), 0, 1))
 
 
-def _spectrum(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: int) -> NoiseSpectrum:
+def spectrum_of(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: float) -> NoiseSpectrum:
     """Return what is told of a noise covariance: how far it reaches, what it does, whether it is more than chance.
 
     It is kept up to the lag beyond which it no longer changes what the PSF sees, by more than a hundredth or chance.
@@ -286,11 +354,11 @@ def _spectrum(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: int) 
     lags = np.arange(-REACH, REACH + 1)
     seen = np.fft.irfft2(abs(transfer_function(_fitting(psf)[None], grid, np.fft.rfft2)[0]) ** 2, s=grid)
     seen = seen[np.ix_(lags, lags)] / seen[0, 0]
-    chance = np.sqrt(2 * (a[_taper(RANGES[0]) > 0] ** 2).sum() / n)  # of one lag; opposite ones are the same
-    widest = _taper(RANGES[-1])
+    chance = np.sqrt(2 * (a[tapered(RANGES[0]) > 0] ** 2).sum() / n)  # of one lag; opposite ones are the same
+    widest = tapered(RANGES[-1])
     most = float((widest * a * seen).sum())
     for reach in RANGES:
-        taper = _taper(reach)
+        taper = tapered(reach)
         left = abs(float(((widest - taper) * a * seen).sum()))
         if left <= max(0.01 * most, 2 * chance * float(np.sqrt((((widest - taper) * seen) ** 2).sum()))):
             break
@@ -309,7 +377,7 @@ def _spectrum(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: int) 
         if lost
         else abs(float((widest * sky * seen).sum())) / max(variance * float((stamp * seen).sum()), _TINY),
         reach=reach,
-        n_pixels=n,
+        n_pixels=int(n),
     )
 
 

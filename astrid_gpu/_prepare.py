@@ -81,6 +81,7 @@ class Pair:
     plan: Any = None  # how it is cut into tiles, once that is decided
     noise_spectrum_science: np.ndarray | None = None  # autocorrelation of the noise, None where it is white
     noise_spectrum_reference: np.ndarray | None = None
+    noise: NoiseModel = field(default_factory=NoiseModel)
 
 
 @dataclass
@@ -282,6 +283,7 @@ class PairPreparer:
             details=details,
             noise_spectrum_science=matched.noise.stamps[0],
             noise_spectrum_reference=matched.noise.stamps[1],
+            noise=matched.noise,
             wcs=sci.image.wcs,
             zero_point=zero_point,
             steps=[*steps, *note],

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from astrid_gpu._mosaic import BLOCK
+from astrid_gpu._noise_tiles import TileNoise, tile_noise
 from astrid_gpu._prepare import Pair
 from astrid_gpu.backends import Backend, get_backend
 from astrid_gpu.config import SubtractConfig
@@ -41,6 +43,9 @@ WITHIN = 0.04
 """How much the PSF and the flux ratio may change from the middle of a tile to its edge, as a fraction (of the norm of
 the PSF). tests/statistical/test_tiles.py: at 0.07 no bright star shows, at 0.11 a dozen in a megapixel do."""
 
+COLOUR_SIDE = 256
+"""Where it is the noise's correlation: what 60 000 pixels tell of it is good to 2 % of the width of S_corr."""
+
 LARGE_SIDE = 1024
 """And where it is memory alone."""
 
@@ -68,7 +73,7 @@ class Plan(NamedTuple):
 
     tiles: Tiles | None
     values: TileValues | None
-    step: Step
+    steps: list[Step]
 
 
 def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
@@ -78,7 +83,8 @@ def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
     ----------
     pair : Pair
     settings : SubtractConfig
-        Its `tiles`: "auto" cuts if the PSF, the noise or the flux ratio measurably vary, or if memory is short.
+        Its `tiles`: "auto" cuts if the PSF, the noise, its correlation or the flux ratio measurably vary, or if memory
+        is short.
     backend : Backend
         Whose free memory counts.
     """
@@ -88,19 +94,30 @@ def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
     if settings.tiles == "never":
         return _whole("as asked")
     if settings.tiles != "auto":
-        return _cut(pair, int(settings.tiles), f"of {settings.tiles} px as asked")
+        return _cut(pair, int(settings.tiles), [])
     tiles = Tiles(shape, SIDE, 0)
-    if len(tiles) == 1 and not pair.short_of_memory:
+    reasons = tile_values(pair, tiles).reasons(NOISE_VARIES, PSF_VARIES) if len(tiles) > 1 else []
+    colours = pair.noise.varies if max(shape) > COLOUR_SIDE else ""
+    if len(tiles) == 1 and not pair.short_of_memory and not colours:
         return _whole("it is no larger than a tile")
-    reasons = tile_values(pair, tiles).reasons(NOISE_VARIES, PSF_VARIES)
-    if reasons:
-        sides = (side for side in SIDES if tile_values(pair, Tiles(shape, side, 0)).within() <= WITHIN)
-        return _cut(pair, next(sides, SIDES[-1]), f"because {' and '.join(reasons)}")
+    told: list[Step] = []
+    if reasons or colours:
+        plan = _cut(pair, _side(pair, COLOUR_SIDE if colours else SIDE), [*reasons, *([colours] if colours else [])])
+        if reasons or (plan.values is not None and plan.values.noise_scale is not None):
+            return plan
+        told = plan.steps[:-1]  # why the noise is taken for one after all
     need, allowed = FRAME_BYTES * pair.science.size, allowance(settings, backend)
     if pair.short_of_memory or (need > allowed and max(shape) > LARGE_SIDE):
-        text = f"because the whole frame would take {need / 2**30:.1f} GiB, of {allowed / 2**30:.1f} that it may"
-        return _cut(pair, LARGE_SIDE, text)
-    return _whole("nothing measurably varies over it")
+        text = f"the whole frame would take {need / 2**30:.1f} GiB, of {allowed / 2**30:.1f} that it may"
+        return _cut(pair, LARGE_SIDE, [text])
+    return _whole("nothing measurably varies over it", told)
+
+
+def _side(pair: Pair, largest: int) -> int:
+    """Return the largest side of tiles, up to `largest`, over which PSF and flux ratio are constant enough."""
+    shape = pair.science.shape
+    sides = (side for side in SIDES if side <= largest and tile_values(pair, Tiles(shape, side, 0)).within() <= WITHIN)
+    return next(sides, SIDES[-1])
 
 
 def allowance(settings: SubtractConfig, backend: Backend) -> int:
@@ -118,26 +135,49 @@ def by_blocks(science: Image, reference: Image, settings: SubtractConfig) -> boo
     return max(science.shape) > BLOCK and need > allowance(settings, get_backend("numpy"))
 
 
-def _whole(why: str) -> Plan:
-    return Plan(None, None, Step("tiles", f"the whole frame at once: {why}", {"n_tiles": 1}))
+def _whole(why: str, told: list[Step] | None = None) -> Plan:
+    return Plan(None, None, [*(told or []), Step("tiles", f"the whole frame at once: {why}", {"n_tiles": 1})])
 
 
-def _cut(pair: Pair, side: int, why: str) -> Plan:
-    tiles = Tiles(pair.science.shape, side, choose_overlap(pair))
+def _cut(pair: Pair, side: int, reasons: list[str]) -> Plan:
+    interiors = Tiles(pair.science.shape, side, 0)
+    noise, steps = tile_noise(pair, interiors, tile_psfs(pair, interiors))
+    tiles = Tiles(pair.science.shape, side, _widest_overlap(pair, noise))
     values = tile_values(pair, tiles)
+    if noise is not None:
+        values = replace(
+            values,
+            sigma_science=values.sigma_science * np.sqrt(noise.scales[0]),
+            sigma_reference=values.sigma_reference * np.sqrt(noise.scales[1]),
+            noise=noise.stamps,
+            noise_scale=noise.scales,
+        )
     (ny, nx), (ty, tx) = tiles.grid, tiles.tile_shape
+    why = f"because {' and '.join(reasons)}" if reasons else f"of {side} px as asked"
     text = f"{ny} x {nx} tiles of {ty}x{tx} px with {tiles.overlap} px of overlap, {why}"
     numbers: dict[str, Any] = {"n_tiles": len(tiles), "side": tiles.side, "overlap": tiles.overlap}
-    return Plan(tiles, values, Step("tiles", text, numbers | values.spread()))
+    return Plan(tiles, values, [*steps, Step("tiles", text, numbers | values.spread())])
 
 
-def choose_overlap(pair: Pair) -> int:
-    """Return how far tiles must overlap: beyond that the kernels of S and D hold nothing that matters."""
+def _widest_overlap(pair: Pair, noise: TileNoise | None) -> int:
+    """Return how far tiles must overlap, by the frame's spectra and by those farthest from white of the tiles'."""
+    found = choose_overlap(pair, (pair.noise_spectrum_science, pair.noise_spectrum_reference))
+    if noise is None:
+        return found
+    strongest = {int(np.argmax(abs(stamps).sum(axis=(1, 2)))) for stamps in noise.stamps}
+    return max(found, *(choose_overlap(pair, (noise.stamps[0][k], noise.stamps[1][k])) for k in strongest))
+
+
+def choose_overlap(pair: Pair, spectra: tuple[np.ndarray | None, np.ndarray | None]) -> int:
+    """Return how far tiles must overlap: beyond that the kernels of S and D hold nothing that matters.
+
+    `spectra` are the autocorrelations of the noise of both images, None for white.
+    """
     stamps = [psf.data for psf in (pair.psf_science, pair.psf_reference)]
     sigma_n, sigma_r, f_r = pair.sigma_science, pair.sigma_reference, 1 / pair.flux_ratio
     scale = max(1 / sigma_n, f_r / sigma_r)
     params = make_params(1.0, 1.0, 1 / sigma_n / scale, f_r / sigma_r / scale)
-    noise = [None if a is None else a[None] for a in (pair.noise_spectrum_science, pair.noise_spectrum_reference)]
+    noise = [None if a is None else a[None] for a in spectra]
     kernels = zogy_kernels(stamps[0][None], stamps[1][None], params, noise=(noise[0], noise[1]))
     least = max(max(stamp.shape) for stamp in stamps) // 2 + 1
     brightest = _brightest(pair) / sigma_n / stamps[0].max()
@@ -163,10 +203,7 @@ def _brightest(pair: Pair) -> float:
 def tile_values(pair: Pair, tiles: Tiles) -> TileValues:
     """Return PSFs, noise, flux ratio and registration error of every tile."""
     n = len(tiles)
-    stamps = [
-        _stamps(model, psf.data, tiles)
-        for model, psf in zip(pair.psf_models, (pair.psf_science, pair.psf_reference), strict=True)
-    ]
+    stamps = tile_psfs(pair, tiles)
     noise = [
         sigma * noise_ratio(variance, pair.flags, tiles)
         for sigma, variance in (
@@ -184,6 +221,13 @@ def tile_values(pair: Pair, tiles: Tiles) -> TileValues:
         astrometric_error=_registration_error(pair, tiles),
         noise=(pair.noise_spectrum_science, pair.noise_spectrum_reference),
     )
+
+
+def tile_psfs(pair: Pair, tiles: Tiles) -> tuple[np.ndarray, np.ndarray]:
+    """Return the PSFs of every tile, of science and reference, (n or 1, ky, kx)."""
+    psfs = pair.psf_science, pair.psf_reference
+    n, r = (_stamps(model, psf.data, tiles) for model, psf in zip(pair.psf_models, psfs, strict=True))
+    return n, r
 
 
 def _registration_error(pair: Pair, tiles: Tiles) -> np.ndarray:
@@ -293,6 +337,13 @@ def _run(
     def psf(stamps: np.ndarray) -> np.ndarray:
         return stamps if len(stamps) == 1 else stamps[chosen]
 
+    def variance(i: int, plane: Any) -> Any:
+        stack = tiles.cut(plane, numbers)
+        if values.noise_scale is not None:
+            stack *= values.noise_scale[i][chosen].astype(stack.dtype)[:, None, None]
+        return stack
+
+    noise = values.noise_of(chosen)
     return zogy(
         tiles.cut(pair.science, numbers),
         tiles.cut(pair.reference, numbers),
@@ -302,10 +353,10 @@ def _run(
         values.sigma_reference[chosen],
         flux_science=1.0,
         flux_reference=1 / values.flux_ratio[chosen],
-        variance_science=tiles.cut(pair.variance_science, numbers),
-        variance_reference=tiles.cut(pair.variance_reference, numbers),
-        noise_spectrum_science=pair.noise_spectrum_science,
-        noise_spectrum_reference=pair.noise_spectrum_reference,
+        variance_science=variance(0, pair.variance_science),
+        variance_reference=variance(1, pair.variance_reference),
+        noise_spectrum_science=noise[0],
+        noise_spectrum_reference=noise[1],
         mask=tiles.cut(pair.flags, numbers),
         astrometric_error=values.astrometric_error[chosen],
         flux_ratio_error=pair.relative_error,

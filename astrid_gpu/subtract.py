@@ -146,7 +146,7 @@ def _difference(pairs: list[Pair], settings: SubtractConfig) -> list[Difference]
     if any(pair.plan is None for pair in pairs):
         for pair in pairs:
             pair.plan = plan_tiles(pair, settings, backend)
-            pair.steps.append(pair.plan.step)
+            pair.steps += pair.plan.steps
     if len(pairs) > 1 and any(pair.plan.tiles is not None for pair in pairs):
         return [_difference([pair], settings)[0] for pair in pairs]
     profile: dict[str, float] = {}

@@ -235,8 +235,10 @@ class TileValues:
         1 sigma in y and x, pixels.
     flux_scale : array, shape (n,), or None
         F_D.
-    noise : pair of arrays (ky, kx), or None for white
-        Autocorrelations of the noise of science and reference.
+    noise : pair of arrays (ky, kx) or (n, ky, kx), or None for white
+        Autocorrelations of the noise of science and reference: one for all tiles, or of each its own.
+    noise_scale : pair of arrays (n,), or None
+        Variance of a pixel in each tile over that of the maps, where spectra are the tiles' own.
     """
 
     tiles: Tiles
@@ -248,6 +250,12 @@ class TileValues:
     astrometric_error: np.ndarray
     flux_scale: np.ndarray | None = None
     noise: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
+    noise_scale: tuple[np.ndarray, np.ndarray] | None = None
+
+    def noise_of(self, tiles: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Return the autocorrelations (1 or m, ky, kx) of some tiles, given by their numbers (m,)."""
+        n, r = (None if a is None else a[None] if a.ndim == 2 else a[tiles] for a in self.noise)
+        return n, r
 
     def psf(self, k: int) -> np.ndarray:
         """Return P_D of tile `k` (Zackay et al. 2016, eq. 14), (ky, kx), odd, centred, sum 1.
@@ -258,8 +266,7 @@ class TileValues:
         stamps = [psf[k if len(psf) > 1 else 0] for psf in (self.psf_science, self.psf_reference)]
         flux = 1 / self.sigma_science[k], 1 / self.flux_ratio[k] / self.sigma_reference[k]
         params = make_params(1.0, 1.0, flux[0] / max(flux), flux[1] / max(flux))
-        colours = [None if stamp is None else stamp[None] for stamp in self.noise]
-        kernels = zogy_kernels(stamps[0][None], stamps[1][None], params, noise=(colours[0], colours[1]))
+        kernels = zogy_kernels(stamps[0][None], stamps[1][None], params, noise=self.noise_of([k]))
         sides = (a + b - 1 for a, b in zip(stamps[0].shape, stamps[1].shape, strict=True))
         return kernels.psf_stamps((next(sides), next(sides)))[0]
 
