@@ -28,7 +28,7 @@ _LAGS = ((0, 0), (0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0))
 _TAPER = 4.0
 _MASKS = 1.2  # errors over those of a frame without holes
 _SIGNIFICANT = 5.0  # standard deviations, of chi² and of one part's own departure
-_SCORE_MATTERS = 0.04, 0.1  # of the variance of S: scatter of all parts, departure of one
+_SCORE_MATTERS = 0.05, 0.12  # of the variance of S: scatter of all parts, departure of one
 _CORRELATION_MATTERS = 0.05, 0.2  # of neighbours, likewise
 
 

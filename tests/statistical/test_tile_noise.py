@@ -7,6 +7,7 @@ exposures leaves it. S_corr is correlated over a PSF, n pixels hold n / 25 indep
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -70,17 +71,106 @@ def difference(pair, **options):
     return ag.subtract(*pair.images, renormalise="none", **known | options)
 
 
-def width(diff, columns):
-    values = diff.score_corr[20:-20, columns]
-    low, high = np.nanpercentile(values[np.isfinite(values)], [15.865, 84.135])
+def spread(values):
+    """Robust width: half of the distance between the 16 % and the 84 % points."""
+    low, high = np.percentile(values[np.isfinite(values)], [15.865, 84.135])
     return (high - low) / 2
 
 
-def widths(diff, n=5):
-    """Robust widths of S_corr in n columns of the frame."""
-    edges = np.linspace(0, SHAPE[1], n + 1).astype(int)
-    return np.array([width(diff, slice(max(20, a), min(SHAPE[1] - 20, b))) for a, b in zip(edges, edges[1:])])
+def widths(diff, n=4):
+    """Robust widths of S_corr in n columns of the frame, 20 px of its edges left out."""
+    edges = np.linspace(20, SHAPE[1] - 20, n + 1).astype(int)
+    return np.array([spread(diff.score_corr[20:-20, a:b]) for a, b in pairwise(edges)])
 
 
 def told(diff):
+    """What was said of the tiles' noise."""
     return [step for step in diff.steps if "n_own" in step.values]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stated", "one"), [("halves", "pixels", 0.6), ("smooth", "pixels", 0.75), ("halves", "before", 0.965)]
+)
+def test_blank_sky_has_unit_noise_everywhere(rng, kind, stated, one):
+    """140 000 pixels a column: 0.009 of chance, and 0.01 for the spectra. With one spectrum it is off somewhere."""
+    pair = made(rng, kind, stated=stated)
+    diff = difference(pair)
+    np.testing.assert_allclose(widths(diff), 1, atol=0.035)
+    (step,) = told(diff)
+    assert "tile by tile" in step.text
+    assert step.values["n_own"] == diff.tiles.noise_scale[0].size == 12
+    assert step.values["scatter_own"] < step.values["scatter_one"]
+    assert any("because" in s.text and "noise varies by" in s.text for s in diff.steps if s.stage == "tiles")
+    whole = widths(difference(pair, tiles="never"))
+    assert whole.min() < one
+
+
+@pytest.mark.parametrize("kind", ["white", "alike"])
+def test_noise_that_is_the_same_everywhere_has_one_spectrum(rng, kind):
+    """Nothing is cut for it, and where tiles are asked for they share what the frame has."""
+    pair = made(rng, kind)
+    diff = difference(pair)
+    assert diff.tiles is None
+    assert not told(diff)
+    tiled = difference(pair, tiles=200)
+    assert tiled.tiles.noise_scale is None
+    assert all(stamp is None or stamp.ndim == 2 for stamp in tiled.tiles.noise)
+    (step,) = told(tiled)
+    assert "nothing varies by more than chance" in step.text
+    assert spread((tiled.score_corr - diff.score_corr)[40:-40, 40:-40]) < 5e-3
+
+
+def test_it_is_off_by_choice(rng):
+    diff = difference(made(rng, "halves"), noise="white", tiles=256)
+    assert not told(diff)
+    assert diff.tiles.noise == (None, None)
+    assert diff.tiles.noise_scale is None
+
+
+def test_fluxes_of_new_sources_are_right_in_both_halves(rng):
+    """Sources of S/N 15 and more: pulls of mean 0 and width 1 to 4 standard errors, tiles of the seam included."""
+    pair = made(rng, "halves", step=30)
+    diff = difference(pair)
+    assert "tile by tile" in told(diff)[0].text
+    y, x = pair.places.T
+    pulls = (diff.flux[y, x] - pair.flux) / diff.flux_error[y, x]
+    for half in (x < SHAPE[1] // 2 - 20, x > SHAPE[1] // 2 + 20):
+        mine = pulls[half][np.isfinite(pulls[half])]
+        n = len(mine)
+        assert n > 200
+        assert np.median(pair.flux / diff.flux_error[y, x][half]) > 15
+        assert abs(np.median(mine)) < 4 * 1.25 / np.sqrt(n)
+        assert spread(mine) == pytest.approx(1, abs=4 * 1.2 / np.sqrt(2 * n) + 0.02)
+
+
+def test_no_seam_is_visible(rng):
+    """S_corr within 2 px of a seam has the width and the tails of the rest; noise that changes steadily, no stars."""
+    diff = difference(made(rng, "smooth", stars=0), flux_ratio=1 / 0.6)
+    assert "tile by tile" in told(diff)[0].text
+    near = np.zeros(SHAPE, bool)
+    for axis, edges in enumerate(diff.tiles.tiles.edges):
+        for edge in edges[1:-1]:
+            near[(slice(None),) * axis + (slice(edge - 2, edge + 2),)] = True
+    good = np.isfinite(diff.score_corr)
+    good[:20] = good[-20:] = good[:, :20] = good[:, -20:] = False
+    seam, rest = (diff.score_corr[where & good] for where in (near, ~near))
+    assert abs(seam.std() - rest.std()) < 4 / np.sqrt(2 * seam.size / 25) + 0.01
+    assert abs(seam.mean() - rest.mean()) < 4 / np.sqrt(seam.size / 25)
+    expected = 2 * 1.35e-3 * seam.size
+    assert abs((abs(seam) > 3).sum() - expected) < 4 * np.sqrt(25 * expected)
+
+
+def test_every_backend_gives_the_same(rng, backend):
+    """The tiles' spectra reach the engine whichever it is: S_corr to a thousandth of the reference's."""
+    pair = made(rng, "halves", stars=30)
+    part = np.s_[100:330, 230:770]
+    images = [
+        i.with_(data=np.ascontiguousarray(i.data[part]), variance=np.ascontiguousarray(i.variance[part]))
+        for i in pair.images
+    ]
+    small = Made(images, pair.places, pair.flux)
+    known = {"flux_ratio": 1 / 0.6, "background": False}
+    exact = difference(small, backend="numpy", dtype="float64", **known)
+    diff = difference(small, backend=backend, **known)
+    assert diff.tiles.noise_scale is not None
+    np.testing.assert_allclose(diff.score_corr, exact.score_corr, atol=2e-3)
