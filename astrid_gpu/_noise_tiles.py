@@ -35,7 +35,7 @@ ENOUGH = 0.1
 _LEAST = 1000  # pixels
 _SIDE = 256
 _LOOKED_AT = 24  # tiles, before all are measured
-_TRIALS = 64  # tiles on which spectra have to prove themselves
+_TRIALS = 36  # tiles on which spectra have to prove themselves
 _BETTER = 0.95  # scatter of what the difference does about what they say, over that with one for all
 _MARGIN = 24
 
@@ -72,7 +72,7 @@ def tile_noise(pair: Pair, tiles: Tiles, psfs: tuple[np.ndarray, np.ndarray]) ->
     their errors allow (James & Stein 1961); a tile without enough blank sky has those of its neighbourhood, or of the
     frame. All this is kept only if the smoothed difference then varies less from tile to tile over what the spectra
     say. Cost: 0.15 s a megapixel on one core, for the middles of 24 tiles. Where those differ all are measured, and
-    tried on the difference, which costs some 2 s a megapixel, 64 tiles at most.
+    tried on the difference, which costs some 2 s a megapixel, 36 tiles at most.
     """
     if not pair.noise.local or len(tiles) < 2:
         return None, []

@@ -174,3 +174,30 @@ def test_every_backend_gives_the_same(rng, backend):
     diff = difference(small, backend=backend, **known)
     assert diff.tiles.noise_scale is not None
     np.testing.assert_allclose(diff.score_corr, exact.score_corr, atol=2e-3)
+
+
+def test_frames_prepared_by_blocks(rng, monkeypatch):
+    """A mosaic too large for the memory: planes on disk, the noise of the frame that of one block, of tiles their own."""
+    from astrid_gpu import _mosaic, _tiled
+
+    for module, name, value in ((_mosaic, "BLOCK", 300), (_mosaic, "MARGIN", 100), (_tiled, "BLOCK", 300)):
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(_tiled, "LARGE_SIDE", 250)
+    diff = difference(made(rng, "halves"), memory=0.45)
+    assert any(step.stage == "blocks" for step in diff.steps)
+    assert "tile by tile" in told(diff)[0].text
+    np.testing.assert_allclose(widths(diff), 1, atol=0.035)
+
+
+def test_a_tile_without_blank_sky_has_its_neighbours_spectrum(rng):
+    """Most of one tile is masked: what is left is too little, and the step counts it."""
+    pair = made(rng, "halves")
+    mask = np.zeros(SHAPE, bool)
+    mask[:200, :200] = rng.random((200, 200)) < 0.99
+    diff = difference(pair, mask_science=mask, tiles=200)
+    (step,) = told(diff)
+    assert step.values["n_near"] == 1
+    assert step.values["n_own"] == 14
+    stamps = diff.tiles.noise[0]
+    assert abs(stamps[0] - stamps[1]).max() < 0.05
+    assert abs(stamps[0] - stamps[4]).max() > 0.4
