@@ -1,4 +1,4 @@
-r"""The power spectrum of the noise of one image, or of two of one field, measured on blank sky.
+r"""The power spectrum of the noise of one image, or of two of one field, or of a part, measured on blank sky.
 
 The covariance of blank pixels d apart, in units of the variance stated for them, is the noise's
 

@@ -144,7 +144,8 @@ def _cut(pair: Pair, side: int, reasons: list[str]) -> Plan:
     noise, steps = tile_noise(pair, interiors, tile_psfs(pair, interiors))
     tiles = Tiles(pair.science.shape, side, _widest_overlap(pair, noise))
     values = tile_values(pair, tiles)
-    if noise is not None:
+    if noise is not None:  # their variances are measured anew, and so is what is left of that factor
+        pair.metrics["noise_factor"] = steps[-1].values["factor"]
         values = replace(
             values,
             sigma_science=values.sigma_science * np.sqrt(noise.scales[0]),

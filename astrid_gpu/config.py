@@ -60,15 +60,16 @@ class SubtractConfig:
         What to do with the registration measured on stars: remove the mean shift and count the scatter as
         astrometric noise; only count both as noise; or nothing.
     noise : {"auto", "coloured", "white"}
-        What the noise of blank sky is taken for: its power spectrum is measured on each image, and used where the
-        correlation of neighbouring pixels matters ("auto"), always, or never.
+        What the noise of blank sky is taken for: its power spectrum is measured on each image, and of each tile where
+        tiles differ by more than chance, and used where the correlation of neighbouring pixels matters ("auto"),
+        always, or never.
     renormalise : {"global", "local", "none"}
         Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
         where the noise model does not hold: by one number, or by a smooth map where the width varies over the frame
         beyond chance. Raw median and width are reported either way.
     tiles : {"auto", "never"} or int
-        Difference the frame by overlapping tiles, each with its own PSF, noise and flux ratio: "auto" if one of these
-        measurably varies over the frame or the frame is too large for the memory; "never"; or always, with interiors
+        Difference the frame by overlapping tiles, each with its own PSF, noise, noise spectrum and flux ratio: "auto"
+        if one of these measurably varies over the frame or the frame is too large for the memory; "never"; or always, with interiors
         of so many pixels a side.
     memory : float or None
         GiB of memory that a pair may take; None for what is free. With less than the whole frames take, they are

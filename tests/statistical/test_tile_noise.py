@@ -100,6 +100,7 @@ def test_blank_sky_has_unit_noise_everywhere(rng, kind, stated, one):
     assert "tile by tile" in step.text
     assert step.values["n_own"] == diff.tiles.noise_scale[0].size == 12
     assert step.values["scatter_own"] < step.values["scatter_one"]
+    assert diff.metrics["noise_factor"] == 1.0
     assert any("because" in s.text and "noise varies by" in s.text for s in diff.steps if s.stage == "tiles")
     whole = widths(difference(pair, tiles="never"))
     assert whole.min() < one
