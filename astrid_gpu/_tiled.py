@@ -30,6 +30,7 @@ __all__ = [
     "noise_ratio",
     "plan_tiles",
     "subtract_tiles",
+    "tile_psfs",
     "tile_values",
 ]
 

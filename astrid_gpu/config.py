@@ -69,8 +69,8 @@ class SubtractConfig:
         beyond chance. Raw median and width are reported either way.
     tiles : {"auto", "never"} or int
         Difference the frame by overlapping tiles, each with its own PSF, noise, noise spectrum and flux ratio: "auto"
-        if one of these measurably varies over the frame or the frame is too large for the memory; "never"; or always, with interiors
-        of so many pixels a side.
+        if one of these measurably varies over the frame or the frame is too large for the memory; "never"; or always,
+        with interiors of so many pixels a side.
     memory : float or None
         GiB of memory that a pair may take; None for what is free. With less than the whole frames take, they are
         prepared by blocks and differenced by tiles, with scratch files, and without the map of S.

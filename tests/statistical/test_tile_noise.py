@@ -178,7 +178,7 @@ def test_every_backend_gives_the_same(rng, backend):
 
 
 def test_frames_prepared_by_blocks(rng, monkeypatch):
-    """A mosaic too large for the memory: planes on disk, the noise of the frame that of one block, of tiles their own."""
+    """A mosaic too large for the memory: planes on disk, the frame's noise that of one block, the tiles' their own."""
     from astrid_gpu import _mosaic, _tiled
 
     for module, name, value in ((_mosaic, "BLOCK", 300), (_mosaic, "MARGIN", 100), (_tiled, "BLOCK", 300)):
