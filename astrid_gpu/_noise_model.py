@@ -12,6 +12,7 @@ from astrid_gpu._noise_spectrum import (
     Blank,
     NoiseSpectrum,
     combined,
+    core_of,
     depths_of,
     measure_blocks,
     noise_covariances,
@@ -144,7 +145,8 @@ def _variation(
     blocks: list[Blank], depths: list[float], psfs: list[np.ndarray], sigmas: list[float], beta: float
 ) -> str:
     """Return in words what of the noise varies from block to block; nothing if none does by more than chance."""
-    kernels = zogy_kernels(psfs[0][None], psfs[1][None], make_params(sigmas[0], sigmas[1], 1.0, 1 / beta))
+    cores = [core_of(psf)[None] for psf in psfs]
+    kernels = zogy_kernels(cores[0], cores[1], make_params(sigmas[0], sigmas[1], 1.0, 1 / beta))
     frame, _ = noise_covariances(combined(blocks, [1.0] * len(blocks)), depths, psfs)
     large = [block for block in blocks if block.n > _LEAST_IN_BLOCK]
     parts = [noise_covariances(block, depths, psfs)[0] for block in large]

@@ -29,6 +29,7 @@ __all__ = [
     "Blank",
     "NoiseSpectrum",
     "combined",
+    "core_of",
     "depths_of",
     "measure_blocks",
     "measure_noise_spectrum",
@@ -312,7 +313,7 @@ def _without_sky(
     if trust == 0:
         return own
     grid = (_PSF_GRID, _PSF_GRID)
-    transfer = [transfer_function(_fitting(p)[None], grid, np.fft.rfft2)[0] for p in psfs]
+    transfer = [transfer_function(core_of(p)[None], grid, np.fft.rfft2)[0] for p in psfs]
     cross = (transfer[0] * transfer[1].conj()).real
     power = transfer_function((common * tapered(RANGES[-1]))[None], grid, np.fft.rfft2)[0].real
     cleaned = []
@@ -325,7 +326,7 @@ def _without_sky(
     return cleaned
 
 
-def _fitting(psf: np.ndarray) -> np.ndarray:
+def core_of(psf: np.ndarray) -> np.ndarray:
     """Return the middle of a stamp, as large as the grid of its transform holds."""
     largest = _PSF_GRID - 1
     cuts = [slice(max(0, (n - largest) // 2), n - max(0, (n - largest) // 2)) for n in psf.shape]
@@ -352,7 +353,7 @@ def spectrum_of(covariance: np.ndarray, sky: np.ndarray, psf: np.ndarray, n: flo
     a = covariance / variance
     grid = (_PSF_GRID, _PSF_GRID)
     lags = np.arange(-REACH, REACH + 1)
-    seen = np.fft.irfft2(abs(transfer_function(_fitting(psf)[None], grid, np.fft.rfft2)[0]) ** 2, s=grid)
+    seen = np.fft.irfft2(abs(transfer_function(core_of(psf)[None], grid, np.fft.rfft2)[0]) ** 2, s=grid)
     seen = seen[np.ix_(lags, lags)] / seen[0, 0]
     chance = np.sqrt(2 * (a[tapered(RANGES[0]) > 0] ** 2).sum() / n)  # of one lag; opposite ones are the same
     widest = tapered(RANGES[-1])

@@ -9,6 +9,7 @@ import numpy as np
 from astrid_gpu._noise_spectrum import (
     NoiseSpectrum,
     combined,
+    core_of,
     depths_of,
     measure_blocks,
     noise_covariances,
@@ -164,10 +165,8 @@ def _sensitivity(pair: Pair, frame: _Measured) -> Sensitivity:
     sigmas = pair.sigma_science, pair.sigma_reference
     stamps = [None if a is None else a[None] for a in (pair.noise_spectrum_science, pair.noise_spectrum_reference)]
     params = make_params(sigmas[0], sigmas[1], 1.0, 1 / pair.flux_ratio)
-    kernels = zogy_kernels(
-        pair.psf_science.data[None], pair.psf_reference.data[None], params,
-        noise=(stamps[0], stamps[1]),
-    )  # fmt: skip
+    cores = [core_of(psf.data)[None] for psf in (pair.psf_science, pair.psf_reference)]
+    kernels = zogy_kernels(cores[0], cores[1], params, noise=(stamps[0], stamps[1]))
     return sensitivity(kernels, list(sigmas), frame.own)
 
 

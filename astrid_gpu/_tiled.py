@@ -103,10 +103,11 @@ def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
         return _whole("it is no larger than a tile")
     told: list[Step] = []
     if reasons or colours:
-        plan = _cut(pair, _side(pair, COLOUR_SIDE if colours else SIDE), [*reasons, *([colours] if colours else [])])
-        if reasons or (plan.values is not None and plan.values.noise_scale is not None):
-            return plan
-        told = plan.steps[:-1]  # why the noise is taken for one after all
+        side = _side(pair, COLOUR_SIDE if colours else SIDE)
+        noise = _own_noise(pair, side)
+        if reasons or noise[0] is not None:
+            return _cut(pair, side, [*reasons, *([colours] if colours else [])], noise)
+        told = noise[1]  # why the noise is taken for one after all
     need, allowed = FRAME_BYTES * pair.science.size, allowance(settings, backend)
     if pair.short_of_memory or (need > allowed and max(shape) > LARGE_SIDE):
         text = f"the whole frame would take {need / 2**30:.1f} GiB, of {allowed / 2**30:.1f} that it may"
@@ -140,9 +141,16 @@ def _whole(why: str, told: list[Step] | None = None) -> Plan:
     return Plan(None, None, [*(told or []), Step("tiles", f"the whole frame at once: {why}", {"n_tiles": 1})])
 
 
-def _cut(pair: Pair, side: int, reasons: list[str]) -> Plan:
+def _own_noise(pair: Pair, side: int) -> tuple[TileNoise | None, list[Step]]:
+    """Return what noise tiles of a side have, None for that of the frame, and what is to be told."""
     interiors = Tiles(pair.science.shape, side, 0)
-    noise, steps = tile_noise(pair, interiors, tile_psfs(pair, interiors))
+    return tile_noise(pair, interiors, tile_psfs(pair, interiors))
+
+
+def _cut(
+    pair: Pair, side: int, reasons: list[str], measured: tuple[TileNoise | None, list[Step]] | None = None
+) -> Plan:
+    noise, steps = measured or _own_noise(pair, side)
     tiles = Tiles(pair.science.shape, side, _widest_overlap(pair, noise))
     values = tile_values(pair, tiles)
     if noise is not None:  # their variances are measured anew, and so is what is left of that factor
