@@ -6,52 +6,84 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._host_ops import host_op
+from astrid_gpu._host_ops import host_backend, host_op
+from astrid_gpu.backends import Backend
+from astrid_gpu.engine.peaks import gather
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.noise import clipped_statistics
 from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, psf_at, spline_of
 from astrid_gpu.ops.stamps import gather_stamps
 
-__all__ = ["Crowd", "Cuts"]
+__all__ = ["Crowd", "Cuts", "cut", "cut_good"]
 
 _ENOUGH = 500_000  # pixels that tell the noise of blank sky
+
+
+def cut(backend: Backend, plane: Any, y: np.ndarray, x: np.ndarray, half: int, fill: float) -> np.ndarray:
+    """Return windows (m, 2 half + 1, 2 half + 1) of a plane on `backend`, on the host: they alone are brought there."""
+    if plane.dtype == np.dtype(bool):
+        plane = plane.view(np.uint8)
+    zero, side = np.zeros(len(y), np.int64), 2 * half + 1
+    if backend.is_gpu or (plane.dtype.isnative and plane.flags.c_contiguous):
+        return gather(backend, backend.asarray(plane)[None], zero, y, x, side, fill)
+    return gather_stamps(plane[None], zero, y, x, side, fill)  # type: ignore[no-any-return]
+
+
+def cut_good(backend: Backend, image: Image, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:
+    """Return windows of the pixels of an image, of its type (float64 for whole numbers), NaN where they are bad."""
+    data = image.data if image.data.dtype.kind == "f" else image.data.astype(np.float64)
+    windows = cut(backend, data, y, x, half, np.nan)
+    windows[~np.isfinite(windows)] = np.nan
+    if image.mask is not None:
+        mask = image.mask if image.mask.dtype in (np.dtype(np.uint8), np.dtype(bool)) else image.mask != 0
+        windows[cut(backend, mask, y, x, half, 0) != 0] = np.nan
+    return windows
 
 
 class Cuts:
     """Windows of an image, its variance and its bad pixels round m stars; (m, s, s), s = 2 half + 1.
 
-    Bad pixels hold 0; a variance that is not positive and finite is replaced by the median of those that are.
+    Bad pixels hold 0; a variance that is not positive and finite is replaced by the median of those that are. The
+    planes may lie on a device, of which `backend` is the one that holds them; the windows are on the host.
     """
 
-    def __init__(self, image: Image, variance: Any, stars: np.ndarray, half: int) -> None:
+    def __init__(
+        self, image: Image, variance: Any, stars: np.ndarray, half: int, backend: Backend | None = None
+    ) -> None:
         self.y, self.x, self.half = np.rint(stars["y"]).astype(int), np.rint(stars["x"]).astype(int), half
-        self.bad = self._cut(~np.isfinite(image.data) if image.mask is None else image.mask != 0, True)
-        data = self._cut(image.data, 0.0).astype(np.float64)
-        self.bad |= ~np.isfinite(data)
+        self.backend = host_backend() if backend is None else backend
+        data = cut_good(self.backend, image, self.y, self.x, half).astype(np.float64)
+        self.bad = np.isnan(data)
         self.data = np.where(self.bad, 0.0, data)
         self.variance = self._known(image, variance)
-
-    def _cut(self, plane: np.ndarray, fill: float) -> np.ndarray:
-        zero = np.zeros(len(self.y), np.int64)
-        return gather_stamps(plane[None], zero, self.y, self.x, 2 * self.half + 1, fill)  # type: ignore[no-any-return]
 
     def _known(self, image: Image, variance: Any) -> np.ndarray:
         given = image.variance if variance is None else variance
         if given is None:
-            good = image.data[~image.bad]
-            _, sigma, _ = clipped_statistics(good[:: good.size // _ENOUGH + 1].astype(float))
+            step = int(np.sqrt(image.data.size / _ENOUGH)) + 1
+            part = image.data[::step, ::step]
+            good = np.isfinite(part) if image.mask is None else np.isfinite(part) & (image.mask[::step, ::step] == 0)
+            _, sigma, _ = clipped_statistics(part[good].astype(float))
             given = sigma**2
-        plane = np.broadcast_to(np.asarray(given), image.shape)
-        windows = self._cut(plane, np.nan).astype(np.float64)
+        if np.ndim(given) == 0:
+            if not (np.isfinite(float(given)) and float(given) > 0):
+                raise InputError(self._no_variance(image))
+            return np.full(self.data.shape, float(given))
+        windows = cut(self.backend, given, self.y, self.x, self.half, np.nan).astype(np.float64)
         usable = np.isfinite(windows) & (windows > 0)
+        if usable.all():
+            return windows
         if usable.any():
             return np.where(usable, windows, np.median(windows[usable]))
-        usable = np.isfinite(plane) & (plane > 0)
+        usable = np.isfinite(given) & (given > 0)
         if not usable.any():
-            msg = f"{image.name}: the variance has no positive, finite value"
-            raise InputError(msg)
-        return np.full(windows.shape, float(np.median(plane[usable])))
+            raise InputError(self._no_variance(image))
+        return np.full(windows.shape, float(np.median(given[usable])))
+
+    @staticmethod
+    def _no_variance(image: Image) -> str:
+        return f"{image.name}: the variance has no positive, finite value"
 
 
 class Crowd:
@@ -61,7 +93,6 @@ class Crowd:
     ----------
     image : Image
         Background-subtracted.
-    bad : bool array (ny, nx)
     stars : structured array of `find_stars`
     chosen : int array (m,)
         The stars of the windows.
@@ -70,9 +101,7 @@ class Crowd:
         Half side of the PSF.
     """
 
-    def __init__(
-        self, image: Image, bad: np.ndarray, stars: np.ndarray, chosen: np.ndarray, cuts: Cuts, half: int
-    ) -> None:
+    def __init__(self, image: Image, stars: np.ndarray, chosen: np.ndarray, cuts: Cuts, half: int) -> None:
         from scipy.spatial import cKDTree
 
         places = np.stack([stars["y"], stars["x"]], axis=1)
@@ -85,11 +114,12 @@ class Crowd:
         self.window, self.source = window[other], np.searchsorted(self.involved, source[other])
         self.places = places[self.involved]
         self.y, self.x = (np.clip(np.rint(self.places[:, k]).astype(int), 0, n - 1) for k, n in enumerate(image.shape))
-        self.data, self.bad, self.half = image.data, bad, half
+        self.half, self.cuts = half, cuts
         self.first = np.maximum(stars["flux"][self.involved], 0.0)
-        self.cuts = cuts
-        pairs = cKDTree(self.places).query_pairs(half, output_type="ndarray").reshape(-1, 2)
-        self.i, self.j = pairs[:, 0], pairs[:, 1]
+        if len(self.window):
+            self.pixels = cut_good(cuts.backend, image, self.y, self.x, half)
+            pairs = cKDTree(self.places).query_pairs(half, output_type="ndarray").reshape(-1, 2)
+            self.i, self.j = pairs[:, 0], pairs[:, 1]
 
     def light(self, psf: np.ndarray) -> np.ndarray:
         """Return what all sources but the star itself bring into each window, (m, s, s), their PSF being `psf`."""
@@ -118,7 +148,7 @@ class Crowd:
         middle = auto.shape[0] // 2
         lag = self.places[self.i] - self.places[self.j] + middle
         overlap = map_coordinates(auto, lag.T, order=3)
-        right, seen = host_op("crowd_sums", crowd_sums)(self.data, self.bad, self.y, self.x, models)
+        right, seen = host_op("crowd_sums", crowd_sums)(self.pixels, models)
         n = len(self.places)
         rows = np.concatenate([self.i, self.j, np.arange(n)])
         columns = np.concatenate([self.j, self.i, np.arange(n)])

@@ -75,7 +75,7 @@ def build_psf(
         False: the Moffat profile alone is returned.
     """
     cuts = Cuts(image, variance, stars[chosen], half + _MARGIN if empirical else half)
-    crowd = Crowd(image, image.bad, stars, chosen, cuts, half)
+    crowd = Crowd(image, stars, chosen, cuts, half)
     # A windowed centre in a crowd is off by a little: the fit against the PSF refines it from here.
     offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)
     psf = _start_psf(half, fwhm)

@@ -167,23 +167,15 @@ def _fit_all(clean, variance, bad, coefficients, first, offset, flux, sky):  # n
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
-def _sum_window(data, bad, y, x, model):  # noqa: ANN001, ANN202
-    half = model.shape[0] // 2
-    light = square = 0.0
-    first, last = max(0, x - half), min(data.shape[1], x + half + 1)
-    for j in range(max(0, y - half), min(data.shape[0], y + half + 1)):
-        d, b, p = data[j, first:last], bad[j, first:last], model[j - y + half, first - x + half : last - x + half]
+def _sum_windows(windows, models, light, square):  # noqa: ANN001, ANN202
+    for k in range(light.size):
+        d, p = windows[k], models[k]
+        light[k] = square[k] = 0.0
         for i in range(p.size):
-            m = 0.0 if b[i] else p[i]
-            light += 0.0 if b[i] else d[i] * p[i]
-            square += m * m
-    return light, square
-
-
-@nb.njit(cache=True, nogil=True)
-def _sum_windows(data, bad, y, x, models, light, square):  # noqa: ANN001, ANN202
-    for k in range(y.size):
-        light[k], square[k] = _sum_window(data, bad, y[k], x[k], models[k])
+            good = d[i] == d[i]
+            m = p[i] if good else 0.0
+            light[k] += m * (d[i] if good else np.float32(0.0))
+            square[k] += m * m
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -218,12 +210,13 @@ def fit_stars(
     return places, flux, sky
 
 
-def crowd_sums(data: Any, bad: Any, y: Any, x: Any, models: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over windows; contract in `astrid_gpu.ops.psf_fit.crowd_sums`. float32 frames are read as such."""
-    light, square = np.empty(len(models)), np.empty(len(models))
-    rows, columns = (np.require(a, np.int64, "CW") for a in (y, x))
-    frame = np.require(data, np.float32, "CW"), np.require(bad, bool, "CW").view(np.uint8)
-    _sum_windows(*frame, rows, columns, np.require(models, float, "CW"), light, square)
+def crowd_sums(windows: Any, models: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over windows; contract in `astrid_gpu.ops.psf_fit.crowd_sums`. The windows are read as float32."""
+    light, square, n = np.empty(len(models)), np.empty(len(models)), len(models)
+    _sum_windows(
+        np.require(windows, np.float32, "CW").reshape(n, -1), np.require(models, float, "CW").reshape(n, -1),
+        light, square,
+    )  # fmt: skip
     return light, square
 
 

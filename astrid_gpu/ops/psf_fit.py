@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from astrid_gpu.ops.stamps import gather_stamps
-
 __all__ = ["FURTHEST", "MODEL_ERROR", "Spline", "crowd_light", "crowd_sums", "fit_stars", "psf_at", "spline_of"]
 
 MODEL_ERROR = 0.02
@@ -128,27 +126,22 @@ def _linear_fit(
     return flux, solution[:, 3], solution[:, 1:3] / np.where(flux > 0, flux, np.inf)[:, None]
 
 
-def crowd_sums(
-    data: np.ndarray, bad: np.ndarray, y: np.ndarray, x: np.ndarray, models: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def crowd_sums(windows: np.ndarray, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sums of image times model, and of model squared, over the good pixels of each source's window.
 
     Parameters
     ----------
-    data : float array, shape (ny, nx)
-    bad : bool array, shape (ny, nx)
-    y, x : int array, shape (n,)
-        Middle pixels.
-    models : float64 array, shape (n, k, k), k odd
+    windows : float array, shape (n, k, k), k odd
+        Pixels round each source, NaN where they are bad or beyond the frame.
+    models : float64 array, shape (n, k, k)
 
     Returns
     -------
     float64 array (n,), float64 array (n,)
     """
-    places = (np.zeros(len(y), np.int64), y, x, models.shape[1])
-    seen = np.where(gather_stamps(bad[None], *places, 1.0), 0.0, models)
-    windows = np.where(seen == 0, 0.0, gather_stamps(data[None], *places, 0.0))
-    return np.einsum("mab,mab->m", windows, seen), np.einsum("mab,mab->m", seen, models)
+    good = ~np.isnan(windows)
+    seen = np.where(good, models, 0.0)
+    return np.einsum("mab,mab->m", np.where(good, windows, 0.0), seen), np.einsum("mab,mab->m", seen, models)
 
 
 def crowd_light(
