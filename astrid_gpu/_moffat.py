@@ -183,13 +183,23 @@ def fit_moffat_stars(
         [*(_shape_start(fwhm) if start is None else _pack(start)), *np.clip(centres, -reach, reach).ravel()]
     )
     low, high = np.array(_LOW + [-reach - 0.01] * (2 * m)), np.array(_HIGH + [reach + 0.01] * (2 * m))
-    p = _minimise(fit, first, low, high)
-    _, linear, misfits = fit.residuals(p, slopes=False)
+    p, linear, misfits = _minimise(fit, first, low, high)
     profiles = [_unpack(p, *p[4 + 2 * k : 6 + 2 * k]) for k in range(m)]
     freedom = np.maximum(fit.use.sum(axis=(1, 2)) - 4, 1)
     fluxes = np.array([linear[k, 0] * moffat_profile(profiles[k], stamps.shape[1:]).sum() for k in range(m)])
     best = profiles[0]._replace(amplitude=float(linear[0, 0]), constant=float(linear[0, 1]))
     return best, fluxes, (misfits**2).sum(axis=(1, 2)) / freedom
+
+
+class _State(NamedTuple):
+    """Parameters, matrix of the normal equations, half the gradient, chi-squared; linear parameters and misfits."""
+
+    p: np.ndarray
+    matrix: np.ndarray
+    gradient: np.ndarray
+    cost: float
+    linear: np.ndarray
+    misfits: np.ndarray
 
 
 class _Fit:
@@ -199,12 +209,12 @@ class _Fit:
         self.stamps, self.use = stamps, variance > 0
         self.weight = np.where(self.use, 1.0 / np.sqrt(np.where(self.use, variance, 1.0)), 0.0)
 
-    def residuals(self, p: np.ndarray, *, slopes: bool) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Return each star's weighted planes (1 or 7, s, s), the linear parameters (m, 2) and the misfits (m, s, s)."""
+    def residuals(self, p: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Return each star's weighted planes (7, s, s), the linear parameters (m, 2) and the misfits (m, s, s)."""
         linear, misfits, planes = np.zeros((len(self.stamps), 2)), np.zeros_like(self.stamps), []
         for k, (stamp, w) in enumerate(zip(self.stamps, self.weight, strict=True)):
-            plane = _shape(_unpack(p, *p[4 + 2 * k : 6 + 2 * k]), stamp.shape, slopes=slopes)
-            shape, each = plane[0] * w, (_by_parameters(plane[1:], p) if slopes else plane[1:]) * w
+            plane = _shape(_unpack(p, *p[4 + 2 * k : 6 + 2 * k]), stamp.shape, slopes=True)
+            shape, each = plane[0] * w, _by_parameters(plane[1:], p) * w
             a, b, c = (shape * shape).sum(), (w * shape).sum(), (w * w).sum()
             f, g = (w * shape * stamp).sum(), (w * w * stamp).sum()
             det = max(a * c - b * b, 1e-300)
@@ -213,17 +223,13 @@ class _Fit:
             planes.append(np.concatenate([shape[None], each]))
         return planes, linear, misfits
 
-    def cost(self, p: np.ndarray) -> float:
-        """Return chi-squared, prior included."""
-        return float((self.residuals(p, slopes=False)[2] ** 2).sum()) + ((p[3] - np.log(_BETA[0])) / _BETA[1]) ** 2
-
-    def normal(self, p: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Return the matrix of the normal equations, half the gradient of chi-squared, and chi-squared.
+    def at(self, p: np.ndarray) -> _State:
+        """Return the normal equations and all else at some parameters; chi-squared includes the prior.
 
         Flux and constant follow the other parameters, so what they can make up for is projected out of the
         derivatives (variable projection in Kaufman's form, BIT 15, 49, 1975): the gradient is exact.
         """
-        planes, linear, misfits = self.residuals(p, slopes=True)
+        planes, linear, misfits = self.residuals(p)
         matrix, gradient = np.zeros((len(p), len(p))), np.zeros(len(p))
         for k, (plane, w) in enumerate(zip(planes, self.weight, strict=True)):
             known = np.stack([plane[0].ravel(), w.ravel()])
@@ -236,30 +242,33 @@ class _Fit:
         pull = (p[3] - np.log(_BETA[0])) / _BETA[1]
         matrix[3, 3] += 1 / _BETA[1] ** 2
         gradient[3] += pull / _BETA[1]
-        return matrix, gradient, float((misfits**2).sum()) + pull**2
+        return _State(p, matrix, gradient, float((misfits**2).sum()) + pull**2, linear, misfits)
 
 
-def _minimise(fit: _Fit, p: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the parameters of least chi-squared between bounds; a parameter that presses on its bound is held."""
-    p, damping = np.clip(p, low, high), 1e-3
-    matrix, gradient, cost = fit.normal(p)
+def _minimise(
+    fit: _Fit, p: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the parameters of least chi-squared between bounds, the linear ones there, and the misfits.
+
+    A parameter that presses on its bound is held.
+    """
+    now, damping = fit.at(np.clip(p, low, high)), 1e-3
     for _ in range(_ROUNDS):
+        p, gradient, matrix = now.p, now.gradient, now.matrix
         free = ~(((p <= low) & (gradient > 0)) | ((p >= high) & (gradient < 0)))
         scale = np.maximum(np.diag(matrix), 1e-12 * max(np.diag(matrix).max(), 1e-300))
         damped = (matrix + np.diag(damping * scale))[np.ix_(free, free)]
         step = np.zeros_like(p)
         step[free] = -np.linalg.solve(damped, gradient[free])
         # An e-fold in size or half a pixel at most: further away the slopes say nothing.
-        new = np.clip(p + step / max(1.0, 2.0 * np.abs(step).max()), low, high)
-        lower = fit.cost(new)
-        if not lower < cost:
+        there = fit.at(np.clip(p + step / max(1.0, 2.0 * np.abs(step).max()), low, high))
+        if not there.cost < now.cost:
             damping *= 10.0
-            if damping > 1e8 or np.abs(new - p).max() < 0.1 * _TOLERANCE:
+            if damping > 1e8 or np.abs(there.p - p).max() < 0.1 * _TOLERANCE:
                 break
             continue
-        small = cost - lower < _TOLERANCE * cost or np.abs(new - p).max() < 0.1 * _TOLERANCE
-        p, damping = new, max(0.1 * damping, 1e-9)
+        small = now.cost - there.cost < _TOLERANCE * now.cost or np.abs(there.p - p).max() < 0.1 * _TOLERANCE
+        now, damping = there, max(0.1 * damping, 1e-9)
         if small:
             break
-        matrix, gradient, cost = fit.normal(p)
-    return p
+    return now.p, now.linear, now.misfits

@@ -10,13 +10,16 @@ from astrid_gpu._host_ops import host_op
 from astrid_gpu._moffat import Moffat, fit_moffat, fit_moffat_stars, moffat_profile
 from astrid_gpu._psf_crowd import Crowd, Cuts
 from astrid_gpu.image import Image
-from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
+from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, Spline, spline_of
+from astrid_gpu.ops.psf_register import Aligned, fourier_shift, register_stars, robust_mean
 from astrid_gpu.ops.psf_stamps import centroid_of, fwhm_of
 
-__all__ = ["PsfStack", "Registered", "blend", "build_psf", "inliers", "register", "tapered"]
+__all__ = ["PsfStack", "Registered", "blend", "build_psf", "inliers", "register", "spline_reach", "tapered"]
 
 _MARGIN = 4  # pixels cut round a stamp so that shifting it brings in nothing from outside
 _ROUNDS = 4
+_SAME_LIGHT = 1e-3  # of the peak; a PSF that changes by less leaves its neighbours' light, good to 5 %, as it is
+_SETTLED = 0.25  # of its error; a PSF that changes by less in a round is done, with the third round
 
 
 class Registered(NamedTuple):
@@ -53,7 +56,7 @@ def build_psf(
 ) -> PsfStack:
     """Build the PSF from `stars[chosen]`, the other `stars` being neighbours to take off.
 
-    Each round: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each star's
+    Each round, four at most: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each star's
     flux, centre and local sky fitted, its pixels shifted to a common centre by a Fourier phase, and averaged with
     inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ
     from that by more than its own noise the profile stands in (`blend`). Stars that fit badly are dropped.
@@ -82,18 +85,19 @@ def build_psf(
     if not empirical:
         return _profile_alone(cuts, crowd, psf, offset, fwhm)
     keep = np.ones(len(chosen), dtype=bool)
-    moffat: Moffat | None = None
-    radius, chi2 = 0.0, np.full(len(chosen), np.nan)
+    moffat, lit = None, np.zeros_like(psf)
     for i in range(_ROUNDS):
-        light = crowd.light(psf)
+        if np.abs(psf - lit).max() > _SAME_LIGHT * psf.max():
+            light, lit = crowd.light(psf), psf
         shifted, weight, offset, chi2 = register(cuts, light, psf, offset, fwhm)
-        if i >= 1:
-            keep = inliers(chi2)
+        before, keep = keep, inliers(chi2) if i >= 1 else keep
         mean, error = _average(shifted[keep], weight[keep], psf)
         moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
         profile = moffat_profile(moffat, mean.shape)
         blended, radius = blend(mean - moffat.constant, profile, error, fwhm)
-        psf = _finish(blended)
+        last, psf = psf, _finish(blended)
+        if i >= 2 and np.array_equal(before, keep) and (np.abs(psf - last) <= _SETTLED * error).all():
+            break
     assert moffat is not None
     registered = Registered(cuts, light, shifted, weight, offset, chi2)
     return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, registered)
@@ -123,87 +127,25 @@ def _start_psf(half: int, fwhm: float) -> np.ndarray:
 
 
 def register(
-    cuts: Cuts, neighbours: np.ndarray, psf: np.ndarray, offset: np.ndarray, fwhm: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Fit flux, centre and sky of each star, and return it shifted to the middle with unit flux.
+    cuts: Cuts, neighbours: np.ndarray, psf: np.ndarray, offset: np.ndarray, fwhm: float, spline: Spline | None = None
+) -> Aligned:
+    """Fit flux, centre and sky of each star, and return it shifted to the middle with unit flux; see `register_stars`.
 
     Parameters
     ----------
     psf : array, shape (side, side), or (m, side, side) with one for each star
-
-    Returns
-    -------
-    shifted, weight : float arrays (m, side, side)
-        Weight is the inverse variance of a pixel of `shifted`, 0 where bad.
-    offset : float array (m, 2)
-        Centres (y, x) relative to the middle pixel.
-    chi2 : float array (m,)
-        Reduced chi-squared over the core, errors of the model allowed for.
+    spline : Spline, optional
+        Through `psf`, where that is known already.
     """
-    clean = cuts.data - neighbours
-    # A neighbour is taken off to some 5 % only.
-    variance = cuts.variance + (0.05 * neighbours) ** 2
-    reach = max(np.abs(offset).max() + 1.5, FURTHEST)  # three steps of half a pixel
-    offset, flux, sky, model = _fitted(clean, variance, cuts, psf, offset, reach)
-    safe = np.where(flux > 0, flux, 1.0)[:, None, None]
-    unit = (clean - sky[:, None, None]) / safe
-    unit = np.where(cuts.bad, model, unit)
-    variance = variance / safe**2
-    error2 = variance + (MODEL_ERROR * model) ** 2
-    grid = np.arange(-cuts.half, cuts.half + 1)
-    core = (np.hypot(*np.meshgrid(grid, grid, indexing="ij")) < 1.2 * fwhm)[None] & ~cuts.bad
-    misfit = np.where(core, (unit - model) ** 2 / error2, 0.0).sum((1, 2))
-    chi2 = np.where(flux > 0, misfit / np.maximum(core.sum((1, 2)) - 4, 1), np.inf)
-    inner = slice(_MARGIN, -_MARGIN)
-    holes = _fourier_round(cuts.bad, -offset)[:, inner, inner]
-    weight = np.where(holes, 0.0, 1.0 / (variance[:, inner, inner] + (MODEL_ERROR * psf) ** 2))
-    weight[flux <= 0] = 0.0
-    return _fourier_shift(unit, -offset, _MARGIN), weight, offset, chi2
+    if spline is None:
+        spline = spline_of(psf, cuts.half, spline_reach(offset))
+    op = host_op("register_stars", register_stars)
+    return Aligned(*op(cuts.data, neighbours, cuts.variance, cuts.bad, spline, psf, offset, 1.2 * fwhm))
 
 
-def _fitted(
-    clean: np.ndarray, variance: np.ndarray, cuts: Cuts, psf: np.ndarray, offset: np.ndarray, reach: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return centres, fluxes, skies and the PSF at those centres of stars that share one PSF, or have one each."""
-    fit, place = host_op("fit_stars", fit_stars), host_op("psf_at", psf_at)
-    if psf.ndim == 2:
-        spline = spline_of(psf, cuts.half, reach)
-        offset, flux, sky = fit(clean, variance, cuts.bad, spline, offset)
-        return offset, flux, sky, place(spline, cuts.half, offset[:, 0], offset[:, 1])
-    parts = []
-    for i, own in enumerate(psf):
-        spline, one = spline_of(own, cuts.half, reach), slice(i, i + 1)
-        where, flux, sky = fit(clean[one], variance[one], cuts.bad[one], spline, offset[one])
-        parts.append((where, flux, sky, place(spline, cuts.half, where[:, 0], where[:, 1])))
-    return tuple(np.concatenate(each) for each in zip(*parts, strict=True))  # type: ignore[return-value]
-
-
-def _fourier_shift(stamps: np.ndarray, offset: np.ndarray, margin: int = 0) -> np.ndarray:
-    """Shift each (s, s) stamp, s odd, by offset (y, x) with a Fourier phase, and cut `margin` pixels off all round.
-
-    The phase is a circular convolution along each axis with D(t) = sin(pi t) / (s sin(pi t / s)), so two products of
-    small matrices. The edge is the margin's concern.
-    """
-    s = stamps.shape[1]
-    # D at the pixels from -(s - 1) to s - 1 before the shift, which is all that a row of the matrix takes from.
-    t = np.arange(1 - s, s)[None, None] - offset[:, :, None]
-    below = np.sin(np.pi * t / s)
-    near = np.abs(below) < 1e-9
-    kernel = np.where(near, 1.0, np.sin(np.pi * t) / (s * np.where(near, 1.0, below)))
-    index = np.arange(margin, s - margin)[:, None] - np.arange(s)[None, :] + s - 1
-    down, across = kernel[:, 0][:, index], kernel[:, 1][:, index]
-    return down @ stamps @ across.transpose(0, 2, 1)
-
-
-def _fourier_round(holes: np.ndarray, offset: np.ndarray) -> np.ndarray:
-    """Return bad pixels after the shift: the pixels a bad one reaches."""
-    if not holes.any():
-        return holes
-    grown = holes.copy()
-    for axis in (1, 2):
-        grown |= np.roll(grown, 1, axis=axis) | np.roll(grown, -1, axis=axis)
-    large = np.abs(offset).max(axis=1) > 0.05
-    return np.where(large[:, None, None], grown, holes)
+def spline_reach(offset: np.ndarray) -> float:
+    """Return how far a PSF may be moved in a fit that begins at these centres: by three steps of half a pixel."""
+    return float(max(np.abs(offset).max() + 1.5, FURTHEST))
 
 
 def inliers(chi2: np.ndarray, factor: float = 1.0) -> np.ndarray:
@@ -217,19 +159,15 @@ def inliers(chi2: np.ndarray, factor: float = 1.0) -> np.ndarray:
 
 
 def _average(stamps: np.ndarray, weight: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted mean with Huber weights about the pixel's median, and its error from the scatter."""
+    """Return the robust mean of stars, `psf` where there is none, and its error: the ring's, from the scatter."""
+    mean, total, formal = host_op("robust_mean", robust_mean)(stamps, weight)
+    seen = total > 0
     if len(stamps) >= 5:
-        middle = np.median(stamps, axis=0)
-        residual = np.abs(stamps - middle) * np.sqrt(weight)
-        weight = weight * np.minimum(1.0, 2.5 / np.maximum(residual, 1e-12))
-    total = weight.sum(axis=0)
-    mean = np.where(total > 0, (weight * stamps).sum(axis=0) / np.where(total > 0, total, 1.0), psf)
-    formal = 1.0 / np.where(total > 0, total, 1.0)
-    if len(stamps) >= 5:
-        seen = (weight**2 * (stamps - mean) ** 2).sum(axis=0) / np.where(total > 0, total, 1.0) ** 2
         n = len(stamps)
-        formal = _radial_mean(seen, total > 0) * n / (n - 1)
-    return mean, np.where(total > 0, np.sqrt(formal), np.inf)
+        formal = _radial_mean(formal, seen) * n / (n - 1)
+    else:
+        formal = 1.0 / np.where(seen, total, 1.0)
+    return np.where(seen, mean, psf), np.where(seen, np.sqrt(formal), np.inf)
 
 
 def _radius(shape: tuple[int, int]) -> np.ndarray:
@@ -292,5 +230,5 @@ def _finish(stamp: np.ndarray) -> np.ndarray:
         shift = np.array([[half - y, half - x]])
         if np.abs(shift).max() < 0.003:
             break
-        stamp = _fourier_shift(stamp[None], shift)[0]
+        stamp = fourier_shift(stamp[None], shift)[0]
     return stamp / stamp.sum()

@@ -7,109 +7,139 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-__all__ = ["crowd_light", "crowd_sums", "fit_stars", "psf_at"]
+__all__ = ["crowd_light", "crowd_sums", "fit_one", "fit_stars", "psf_at", "render", "step_scale"]
 
 _FAST = {"contract", "nsz", "reassoc"}
 # As in the reference.
 _MODEL_ERROR = 0.02
 _FURTHEST = 2.0
 _FITS = 4
-_LEAST_STEP = 1e-4
+_LEAST_STEP = 1e-3
 _LONGEST_STEP = 0.5
 
 
 @nb.njit(cache=True, nogil=True)
-def _taps(shift, weights):  # noqa: ANN001, ANN202 - compiled
-    """Write the weights of a cubic B-spline at what is left of a shift beyond its whole part, and return that."""
+def _taps(shift, weights, slopes):  # noqa: ANN001, ANN202 - compiled
+    """Write the weights of a cubic B-spline at what is left of a shift beyond its whole part, and return that.
+
+    `slopes` are their derivatives by minus the shift, which is by the place of the PSF.
+    """
     whole = int(np.floor(shift))
     t = shift - whole
     weights[0] = (1 - t) ** 3 / 6
     weights[1] = (3 * t**3 - 6 * t**2 + 4) / 6
     weights[2] = (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6
     weights[3] = t**3 / 6
+    slopes[0] = (1 - t) ** 2 / 2
+    slopes[1] = (4 * t - 3 * t**2) / 2
+    slopes[2] = (3 * t**2 - 2 * t - 1) / 2
+    slopes[3] = -(t**2) / 2
     return whole
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
-def _four(a, b, c, d, w, out):  # noqa: ANN001, ANN202
-    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+def render(coefficients, first, dy, dx, out):  # noqa: ANN001, ANN202
+    """Write the PSF (dy, dx) off the middle of a window."""
+    side = out.shape[0]
+    wy, wx, slopes, line = np.empty(4), np.empty(4), np.empty(4), np.empty(side + 3)
+    r, c = first + _taps(-dy, wy, slopes) - 1, first + _taps(-dx, wx, slopes) - 1
+    v0, v1, v2, v3 = wy[0], wy[1], wy[2], wy[3]
+    u0, u1, u2, u3 = wx[0], wx[1], wx[2], wx[3]
+    for y in range(side):
+        p0, p1 = coefficients[r + y, c : c + side + 3], coefficients[r + y + 1, c : c + side + 3]
+        p2, p3 = coefficients[r + y + 2, c : c + side + 3], coefficients[r + y + 3, c : c + side + 3]
+        for i in range(side + 3):
+            line[i] = v0 * p0[i] + v1 * p1[i] + v2 * p2[i] + v3 * p3[i]
+        row = out[y]
+        for i in range(side):
+            row[i] = u0 * line[i] + u1 * line[i + 1] + u2 * line[i + 2] + u3 * line[i + 3]
+
+
+@nb.njit(cache=True, nogil=True, fastmath=_FAST)
+def _difference(before, after, step, out):  # noqa: ANN001, ANN202
     for i in range(out.size):
-        out[i] = w0 * a[i] + w1 * b[i] + w2 * c[i] + w3 * d[i]
+        out[i] = step * (before[i] - after[i])
 
 
 @nb.njit(cache=True, nogil=True)
-def _render(coefficients, first, dy, dx, out):  # noqa: ANN001, ANN202
-    """Write the PSF (dy, dx) off the middle of a window."""
-    side = out.shape[0]
-    wy, wx, line = np.empty(4), np.empty(4), np.empty(side + 3)
-    r, c = first + _taps(-dy, wy) - 1, first + _taps(-dx, wx) - 1
+def _slopes(planes):  # noqa: ANN001, ANN202
+    """Write the negative gradients of planes[0] along y and x, by differences of neighbouring pixels."""
+    side = planes.shape[1]
     for y in range(side):
-        rows = coefficients[r + y : r + y + 4, c : c + side + 3]
-        _four(rows[0], rows[1], rows[2], rows[3], wy, line)
-        _four(line[0:side], line[1 : side + 1], line[2 : side + 2], line[3 : side + 3], wx, out[y])
+        low, high = max(y - 1, 0), min(y + 1, side - 1)
+        _difference(planes[0, low], planes[0, high], 1.0 / (high - low), planes[1, y])
+        p, out = planes[0, y], planes[2, y]
+        out[0], out[side - 1] = p[0] - p[1], p[side - 2] - p[side - 1]
+        _difference(p[: side - 2], p[2:], 0.5, out[1 : side - 1])
+
+
+@nb.njit(cache=True, nogil=True)
+def step_scale(coefficients, first, side):  # noqa: ANN001, ANN202
+    """Return by how much differences overstate a shift along y and x; see `astrid_gpu.ops.psf_fit.step_scale`."""
+    planes, weights, slopes, scale = np.empty((3, side, side)), np.empty(4), np.empty(4), np.empty(2)
+    render(coefficients, first, 0.0, 0.0, planes[0])
+    _slopes(planes)
+    _taps(0.0, weights, slopes)
+    for axis in range(2):
+        wy, wx = (slopes, weights) if axis == 0 else (weights, slopes)
+        top = square = 0.0
+        for y in range(side):
+            for x in range(side):
+                true = 0.0
+                for j in range(4):
+                    for i in range(4):
+                        true += wy[j] * wx[i] * coefficients[first - 1 + y + j, first - 1 + x + i]
+                top += true * planes[1 + axis, y, x]
+                square += planes[1 + axis, y, x] ** 2
+        scale[axis] = max(top / max(square, 1e-300), 1.0)
+    return scale
 
 
 @nb.njit(cache=True, nogil=True)
 def _render_all(coefficients, first, dy, dx, out):  # noqa: ANN001, ANN202
     for k in range(out.shape[0]):
-        _render(coefficients, first, dy[k], dx[k], out[k])
+        render(coefficients[min(k, coefficients.shape[0] - 1)], first, dy[k], dx[k], out[k])
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def _height(clean, model):  # noqa: ANN001, ANN202
     """Return the flux of an unweighted fit of the model, not negative."""
     top = square = 0.0
-    for y in range(model.shape[0]):
-        d, p = clean[y], model[y]
-        for x in range(p.size):
-            top += d[x] * p[x]
-            square += p[x] * p[x]
+    for i in range(model.size):
+        top += clean[i] * model[i]
+        square += model[i] * model[i]
     return max(top / square, 0.0)
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _add_row(above, p, below, step, d, v, holes, scale, weight, gx, normal):  # noqa: ANN001, ANN202
-    """Add a row to the normal equations of model, shift in y, shift in x, constant; `step`: 1 / rows between slopes."""
-    n = p.size
-    for x in range(n):
-        e = scale * p[x]
-        weight[x] = 0.0 if holes[x] else 1.0 / (v[x] + e * e)
-    gx[0], gx[n - 1] = p[0] - p[1], p[n - 2] - p[n - 1]
-    for x in range(1, n - 1):
-        gx[x] = 0.5 * (p[x - 1] - p[x + 1])
+def _add_up(m, g, h, d, v, scale, weight, normal):  # noqa: ANN001, ANN202
+    """Write the normal equations of model, shift in y, shift in x, constant; `v` is infinite at bad pixels."""
+    for i in range(m.size):
+        e = scale * m[i]
+        weight[i] = 1.0 / (v[i] + e * e)
     s00 = s01 = s02 = s03 = s11 = s12 = s13 = s22 = s23 = s33 = 0.0
     r0 = r1 = r2 = r3 = 0.0
-    for x in range(n):
-        w, m, g, h = weight[x], p[x], step * (above[x] - below[x]), gx[x]
-        wm, wg, wh, wd = w * m, w * g, w * h, w * d[x]
-        s00 += wm * m
-        s01 += wm * g
-        s02 += wm * h
+    for i in range(m.size):
+        w = weight[i]
+        wm, wg, wh, wd = w * m[i], w * g[i], w * h[i], w * d[i]
+        s00 += wm * m[i]
+        s01 += wm * g[i]
+        s02 += wm * h[i]
         s03 += wm
-        s11 += wg * g
-        s12 += wg * h
+        s11 += wg * g[i]
+        s12 += wg * h[i]
         s13 += wg
-        s22 += wh * h
+        s22 += wh * h[i]
         s23 += wh
         s33 += w
-        r0 += wd * m
-        r1 += wd * g
-        r2 += wd * h
+        r0 += wd * m[i]
+        r1 += wd * g[i]
+        r2 += wd * h[i]
         r3 += wd
-    normal[0, 0] += s00
-    normal[0, 1] += s01
-    normal[0, 2] += s02
-    normal[0, 3] += s03
-    normal[1, 1] += s11
-    normal[1, 2] += s12
-    normal[1, 3] += s13
-    normal[2, 2] += s22
-    normal[2, 3] += s23
-    normal[3, 3] += s33
-    normal[0, 4] += r0
-    normal[1, 4] += r1
-    normal[2, 4] += r2
-    normal[3, 4] += r3
+    normal[0, 0], normal[0, 1], normal[0, 2], normal[0, 3], normal[0, 4] = s00, s01, s02, s03, r0
+    normal[1, 1], normal[1, 2], normal[1, 3], normal[1, 4] = s11, s12, s13, r1
+    normal[2, 2], normal[2, 3], normal[2, 4] = s22, s23, r2
+    normal[3, 3], normal[3, 4] = s33, r3
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -131,23 +161,24 @@ def _solve(normal):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def _fit_one(clean, variance, bad, coefficients, first, offset, model, weight, gx, normal):  # noqa: ANN001, ANN202
-    """Fit one star; `offset` is the first guess and becomes the result. Return flux and sky."""
-    side = clean.shape[0]
+def fit_one(clean, variance, coefficients, first, scales, offset, planes, weight, normal):  # noqa: ANN001, ANN202
+    """Fit one star to its flat window, bad pixels of infinite variance; `offset` is the first guess and the result.
+
+    Returns flux and sky. `scales`: see `step_scale`. `planes` (3, side, side), `weight` (side²) and `normal` (4, 5) are
+    to work in.
+    """
+    flat = planes.reshape(3, -1)
     flux = sky = 0.0
     for i in range(_FITS):
-        _render(coefficients, first, offset[0], offset[1], model)
-        scale = _MODEL_ERROR * _height(clean, model)
-        normal[:] = 0.0
-        for y in range(side):
-            low, high = max(y - 1, 0), min(y + 1, side - 1)
-            step = 1.0 / (high - low)
-            _add_row(model[low], model[y], model[high], step, clean[y], variance[y], bad[y], scale, weight, gx, normal)
+        render(coefficients, first, offset[0], offset[1], planes[0])
+        _slopes(planes)
+        scale = _MODEL_ERROR * _height(clean, flat[0])
+        _add_up(flat[0], flat[1], flat[2], clean, variance, scale, weight, normal)
         _solve(normal)
         flux, sky = normal[0, 4], normal[3, 4]
         if i == _FITS - 1 or not flux > 0:
             break
-        dy, dx = normal[1, 4] / flux, normal[2, 4] / flux
+        dy, dx = normal[1, 4] / flux / scales[0], normal[2, 4] / flux / scales[1]
         offset[0] += min(max(dy, -_LONGEST_STEP), _LONGEST_STEP)
         offset[1] += min(max(dx, -_LONGEST_STEP), _LONGEST_STEP)
         if max(abs(dy), abs(dx)) < _LEAST_STEP:
@@ -157,13 +188,16 @@ def _fit_one(clean, variance, bad, coefficients, first, offset, model, weight, g
 
 
 @nb.njit(cache=True, nogil=True)
-def _fit_all(clean, variance, bad, coefficients, first, offset, flux, sky):  # noqa: ANN001, ANN202
+def _fit_all(clean, variance, bad, coefficients, first, scales, offset, flux, sky):  # noqa: ANN001, ANN202
     side = clean.shape[1]
-    model, weight, gx, normal = np.empty((side, side)), np.empty(side), np.empty(side), np.empty((4, 5))
+    planes, weight, normal = np.empty((3, side, side)), np.empty(side * side), np.empty((4, 5))
+    spread = np.empty(side * side)
     for k in range(clean.shape[0]):
-        flux[k], sky[k] = _fit_one(
-            clean[k], variance[k], bad[k], coefficients, first, offset[k], model, weight, gx, normal
-        )
+        v, b = variance[k].reshape(-1), bad[k].reshape(-1)
+        for i in range(spread.size):
+            spread[i] = np.inf if b[i] else v[i]
+        own = coefficients[min(k, coefficients.shape[0] - 1)]
+        flux[k], sky[k] = fit_one(clean[k].reshape(-1), spread, own, first, scales, offset[k], planes, weight, normal)
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
@@ -193,10 +227,14 @@ def _add_models(light, models, flux, window, source, dy, dx):  # noqa: ANN001, A
                 o[x] += f * p[x]
 
 
+def _stack(coefficients: np.ndarray) -> np.ndarray:
+    return np.require(coefficients, float, "CW").reshape(-1, *coefficients.shape[-2:])
+
+
 def psf_at(spline: tuple[np.ndarray, int], half: int, dy: Any, dx: Any) -> np.ndarray:
     """Move the PSF; contract in `astrid_gpu.ops.psf_fit.psf_at`."""
     out = np.empty((len(dy), 2 * half + 1, 2 * half + 1))
-    _render_all(*spline, np.require(dy, float, "CW"), np.require(dx, float, "CW"), out)
+    _render_all(_stack(spline[0]), spline[1], np.require(dy, float, "CW"), np.require(dx, float, "CW"), out)
     return out
 
 
@@ -205,8 +243,10 @@ def fit_stars(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit stars; contract in `astrid_gpu.ops.psf_fit.fit_stars`."""
     clean, variance, places = (np.require(a, float, "CW") for a in (clean, variance, np.array(offset, float)))
-    flux, sky = np.empty(len(clean)), np.empty(len(clean))
-    _fit_all(clean, variance, np.require(bad, bool, "CW").view(np.uint8), *spline, places, flux, sky)
+    flux, sky, holes = np.empty(len(clean)), np.empty(len(clean)), np.require(bad, bool, "CW").view(np.uint8)
+    splines = _stack(spline[0])
+    scales = step_scale(splines[0], spline[1], clean.shape[1])
+    _fit_all(clean, variance, holes, splines, spline[1], scales, places, flux, sky)
     return places, flux, sky
 
 

@@ -52,6 +52,8 @@ _OPS = {
     "star_moments": "star_moments_numba",
     "psf_at": "psf_fit_numba",
     "fit_stars": "psf_fit_numba",
+    "register_stars": "psf_register_numba",
+    "robust_mean": "psf_register_numba",
     "crowd_sums": "psf_fit_numba",
     "crowd_light": "psf_fit_numba",
 }

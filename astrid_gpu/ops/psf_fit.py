@@ -4,35 +4,48 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["FURTHEST", "MODEL_ERROR", "Spline", "crowd_light", "crowd_sums", "fit_stars", "psf_at", "spline_of"]
+__all__ = [
+    "FURTHEST",
+    "MODEL_ERROR",
+    "Spline",
+    "crowd_light",
+    "crowd_sums",
+    "fit_stars",
+    "psf_at",
+    "spline_of",
+    "step_scale",
+]
 
 MODEL_ERROR = 0.02
 """Of the PSF's own value: keeps the brightest stars and the core from ruling alone."""
 FURTHEST = 2.0
 """Pixels: a centre is not sought further from the middle pixel of its window."""
 _FITS = 4
-_LEAST_STEP = 1e-4  # px; the fit is linear in the shift: after one this small nothing is left to find
+_LEAST_STEP = 1e-3  # px; a step finds the centre to some 2 % of its own length
 _LONGEST_STEP = 0.5
 
 Spline = tuple[np.ndarray, int]
-"""Cubic-spline coefficients of a stamp, and the index of those that the windows begin at."""
+"""Cubic-spline coefficients of a stamp, or of one for each window, and the index of those that windows begin at."""
 
 
 def spline_of(psf: np.ndarray, half: int, reach: float) -> Spline:
-    """Return the spline through a stamp, for windows of half side `half` that it is to be moved in.
+    """Return the spline through stamps, for windows of half side `half` that they are to be moved in.
 
     Parameters
     ----------
-    psf : float array, square, of odd side
+    psf : float array, square, of odd side; or (n, k, k)
     half : int
     reach : float
         Largest shift along an axis, pixels, that the border leaves room for.
     """
-    from scipy.ndimage import spline_filter
+    from scipy.ndimage import spline_filter1d
 
-    own = psf.shape[0] // 2
+    own = psf.shape[-1] // 2
     grow = max(half - own, 0) + 4 + int(np.ceil(reach))
-    return spline_filter(np.pad(psf, grow), order=3, mode="mirror"), own + grow - half
+    padded = np.pad(psf, [*[(0, 0)] * (psf.ndim - 2), (grow, grow), (grow, grow)])
+    for axis in (-2, -1):
+        padded = spline_filter1d(padded, order=3, axis=axis, mode="mirror")
+    return padded, own + grow - half
 
 
 def psf_at(spline: Spline, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
@@ -50,24 +63,55 @@ def psf_at(spline: Spline, half: int, dy: np.ndarray, dx: np.ndarray) -> np.ndar
     float64 array, shape (m, 2 half + 1, 2 half + 1)
         0 beyond the stamp. One shift a window, so the spline is four taps along each axis.
     """
+    sy, wy, _ = _taps(-dy)
+    sx, wx, _ = _taps(-dx)
+    return _spread(spline, half, (sy, wy), (sx, wx))
+
+
+def step_scale(spline: Spline, half: int) -> tuple[float, float]:
+    """Return by how much a shift is overstated along y and x where it is fitted by differences of the PSF's pixels.
+
+    The ratio of the spline's own slopes to the differences, by least squares, of the first stamp in the middle: steps
+    divided by it converge at once instead of about the centre.
+    """
+    coefficients, first = spline
+    own = (coefficients[0] if coefficients.ndim == 3 else coefficients), first
+    whole, weights, slopes = _taps(np.zeros(1))
+    model = psf_at(own, half, np.zeros(1), np.zeros(1))[0]
+    true = [
+        _spread(own, half, (whole, a), (whole, b))[0] for a, b in ((-slopes, weights), (weights, -slopes))
+    ]
+    seen = [-np.gradient(model, axis=axis) for axis in (0, 1)]
+    scale = [float((t * d).sum() / max((d * d).sum(), 1e-300)) for t, d in zip(true, seen, strict=True)]
+    return max(scale[0], 1.0), max(scale[1], 1.0)
+
+
+def _spread(
+    spline: Spline, half: int, down: tuple[np.ndarray, np.ndarray], across: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return windows of a spline whose taps, whole shifts (m,) and weights (m, 4), are given along each axis."""
     side = 2 * half + 1
     coefficients, first = spline
-    (sy, wy), (sx, wx) = _taps(-dy), _taps(-dx)
-    out = np.empty((len(dy), side, side))
-    for jy, jx in {*zip(sy.tolist(), sx.tolist(), strict=True)}:  # windows of one whole-pixel shift go together
-        these = np.flatnonzero((sy == jy) & (sx == jx))
-        block = coefficients[first + jy - 1 : first + jy + side + 2, first + jx - 1 : first + jx + side + 2]
-        rows = np.tensordot(wy[these], np.stack([block[k : k + side] for k in range(4)]), 1)
-        out[these] = sum(wx[these, k, None, None] * rows[:, :, k : k + side] for k in range(4))
+    (sy, wy), (sx, wx) = down, across
+    out = np.empty((len(sy), side, side))
+    # Windows of one PSF and one whole-pixel shift go together.
+    own = np.arange(len(sy)) if coefficients.ndim == 3 else np.zeros(len(sy), int)
+    for k, jy, jx in {*zip(own.tolist(), sy.tolist(), sx.tolist(), strict=True)}:
+        these = np.flatnonzero((own == k) & (sy == jy) & (sx == jx))
+        plane = coefficients[k] if coefficients.ndim == 3 else coefficients
+        block = plane[first + jy - 1 : first + jy + side + 2, first + jx - 1 : first + jx + side + 2]
+        rows = np.tensordot(wy[these], np.stack([block[i : i + side] for i in range(4)]), 1)
+        out[these] = sum(wx[these, i, None, None] * rows[:, :, i : i + side] for i in range(4))
     return out
 
 
-def _taps(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the whole part of shifts (m,), and the weights (m, 4) of a cubic B-spline at what is left."""
+def _taps(shift: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the whole part of shifts (m,), the weights (m, 4) of a cubic B-spline at what is left, their slopes."""
     whole = np.floor(shift).astype(int)
     t = shift - whole
     weights = [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
-    return whole, np.stack(weights, axis=1) / 6
+    slopes = [-3 * (1 - t) ** 2, 9 * t**2 - 12 * t, -9 * t**2 + 6 * t + 3, 3 * t**2]
+    return whole, np.stack(weights, axis=1) / 6, np.stack(slopes, axis=1) / 6
 
 
 def fit_stars(
@@ -76,8 +120,9 @@ def fit_stars(
     r"""Fit flux f, centre and sky c of each star: its window is :math:`f P(x - \delta) + c`.
 
     Each step is a linear fit of f, c and of f times a small shift, whose columns are the negative gradient of the PSF
-    moved as far as is known; weights are :math:`1 / (V + (0.02 f P)^2)`. It ends with a shift below 0.0001 px, or the
-    fourth fit.
+    moved as far as is known; weights are :math:`1 / (V + (0.02 f P)^2)`. The gradient is that of neighbouring pixels,
+    smoother than the spline's and by that kinder to a PSF that is itself known from these stars; `step_scale` makes up
+    for its length. It ends with a shift below 0.001 px, or the fourth fit.
 
     Parameters
     ----------
@@ -85,7 +130,7 @@ def fit_stars(
         Neighbours taken off.
     bad : bool array, shape (m, s, s)
     spline : Spline
-        Of the PSF, made for these windows and for shifts of 2 px and the steps of three fits.
+        Of the PSF, or of one for each star, made for these windows and for shifts of 2 px and the steps of three fits.
     offset : float array, shape (m, 2)
         First centres (y, x) off the middle pixels.
 
@@ -97,10 +142,12 @@ def fit_stars(
     """
     m, half = len(clean), clean.shape[1] // 2
     offset, flux, sky = np.array(offset, float), np.zeros(m), np.zeros(m)
-    live = np.arange(m)
+    live, scale = np.arange(m), np.array(step_scale(spline, half))
     for i in range(_FITS):
-        model = psf_at(spline, half, offset[live, 0], offset[live, 1])
+        own = (spline[0][live] if spline[0].ndim == 3 else spline[0]), spline[1]
+        model = psf_at(own, half, offset[live, 0], offset[live, 1])
         flux[live], sky[live], step = _linear_fit(clean[live], variance[live], bad[live], model)
+        step /= scale
         if i == _FITS - 1:
             break
         offset[live] += np.clip(step, -_LONGEST_STEP, _LONGEST_STEP)

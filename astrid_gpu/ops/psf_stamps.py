@@ -7,6 +7,7 @@ float64 on the host: stamps are tiny, and what is done to them once is felt in e
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,8 @@ def fwhm_of(stamp: np.ndarray) -> float:
     x0, x1 = max(px - half, 0), min(px + half, stamp.shape[1] - 1)
     core = stamp[max(y0 - 8, 0) : y1 + 9, max(x0 - 8, 0) : x1 + 9]  # a spline forgets in a few pixels
     step = max(y1 - y0, x1 - x0) / 300.0 if half > 15 else 0.1
-    rows = _quintic(core.shape[0], np.arange(y0, y1 + step / 2, step) - max(y0 - 8, 0))
-    columns = _quintic(core.shape[1], np.arange(x0, x1 + step / 2, step) - max(x0 - 8, 0))
+    rows = _quintic(core.shape[0], y0 - max(y0 - 8, 0), y1 - y0, step)
+    columns = _quintic(core.shape[1], x0 - max(x0 - 8, 0), x1 - x0, step)
     fine = rows @ core @ columns.T
     peak = max(fine.max(), stamp[py, px])
     # A pixel of the fine grid near the half level counts by how far above it is: a linear ramp one step wide.
@@ -110,8 +111,9 @@ def fwhm_of(stamp: np.ndarray) -> float:
     return float(2.0 * step * np.sqrt(ramp.sum() / np.pi))
 
 
-def _quintic(n: int, places: np.ndarray) -> np.ndarray:
-    """Return the matrix (m, n) that takes n samples, mirrored at both ends, to their quintic spline at m places.
+@lru_cache(maxsize=32)  # stamps of one image are of one size, and peak in the middle
+def _quintic(n: int, first: int, length: int, step: float) -> np.ndarray:
+    """Return the matrix (m, n) that takes n samples, mirrored at both ends, to their quintic spline in steps.
 
     As `scipy.ndimage.map_coordinates`, which is slower to import than a pair is to subtract. The basis is
     B(t) = sum_k (-1)^k C(6, k) max(3 - |t| - k, 0)^5 / 120 over k = 0, 1, 2; the samples fix its coefficients.
@@ -126,7 +128,10 @@ def _quintic(n: int, places: np.ndarray) -> np.ndarray:
         np.add.at(out, (np.arange(len(at))[:, None], mirrored), values)
         return out
 
-    return basis(places) @ np.linalg.inv(basis(np.arange(n, dtype=float)))
+    places = first + np.arange(0.0, length + step / 2, step)
+    matrix = basis(places) @ np.linalg.inv(basis(np.arange(n, dtype=float)))
+    matrix.setflags(write=False)
+    return matrix  # type: ignore[no-any-return]
 
 
 def resize_odd(stamp: np.ndarray, middle: tuple[int, int], shape: tuple[int, int] | None = None) -> np.ndarray:
