@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from astrid_gpu._host_ops import host_op
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
+from astrid_gpu.ops.field_fit import fit_polynomial
 
-__all__ = ["ORDERS", "fit_polynomial", "highest_order", "left_out", "lowest_order"]
+__all__ = ["ORDERS", "highest_order", "left_out", "lowest_order"]
 
 ORDERS = (0, 1, 2, 3)
 _PER_TERM = 3  # stars for every term of the polynomial
 _LEVERAGE = 1.0  # variance of the fit anywhere in the frame over that of one star
-_ROUNDS = 8
-_FAR = 5.0  # robust sigmas from which on a value has no weight
 _SURE = 2.0  # standard errors by which a higher order must predict better
 
 
@@ -37,44 +37,6 @@ def highest_order(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> int:
     return best
 
 
-def fit_polynomial(
-    basis: np.ndarray, values: np.ndarray, error: np.ndarray, *, spread2: float | None = None
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Fit a polynomial to values of known errors, outliers weighted down.
-
-    Returns
-    -------
-    coefficients, weights
-    spread2 : float
-        Variance of the values beyond their errors, fitted unless it is given: without it the brightest few would rule.
-    """
-    known, spread2 = spread2 is not None, spread2 or 0.0
-    rest = values - _median(values)
-    for i in range(_ROUNDS):
-        total = np.sqrt(error**2 + spread2)
-        size = np.abs(rest / total)
-        size /= max(1.4826 * _median(size), 1.0)
-        # Huber's weights find the bulk; Tukey's then give what lies far off it no say at all.
-        weight = np.minimum(1.0, 2.0 / np.maximum(size, 1e-12)) if i < _ROUNDS // 2 else _tukey(size)
-        root = np.sqrt(weight) / total
-        solution = np.linalg.lstsq(basis * root[:, None], values * root, rcond=1e-10)[0]
-        rest = values - basis @ solution
-        if not known:
-            spread2 = max((1.4826 * _median(np.abs(rest))) ** 2 - _median(error**2), 0.0)
-    return solution, root**2, spread2
-
-
-def _median(values: np.ndarray) -> float:
-    """Return the median of finite numbers; of a hundred of them NumPy's own takes ten times as long."""
-    ordered, n = np.sort(values), len(values)
-    return 0.5 * float(ordered[(n - 1) // 2] + ordered[n // 2])
-
-
-def _tukey(size: np.ndarray) -> np.ndarray:
-    """Return biweights, with a trace of weight for all so that no place is ever lost."""
-    return np.maximum(np.where(size < _FAR, (1.0 - (size / _FAR) ** 2) ** 2, 0.0), 1e-6)
-
-
 def left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Return chi-squared of each star about polynomials fitted to the others, (orders, m).
 
@@ -85,11 +47,11 @@ def left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) ->
     values, errors : arrays (m, k)
         k quantities of each star; the chi-squared of each is cut at 25 and added.
     """
-    out = np.zeros((len(bases), len(values)))
+    out, fit = np.zeros((len(bases), len(values))), host_op("fit_polynomial", fit_polynomial)
     for value, error in zip(values.T, errors.T, strict=True):
-        _, _, spread2 = fit_polynomial(bases[-1], value, error)
+        _, _, spread2 = fit(bases[-1], value, error)
         for k, basis in enumerate(bases):
-            solution, w, _ = fit_polynomial(basis, value, error, spread2=spread2)
+            solution, w, _ = fit(basis, value, error, spread2=spread2)
             lever = w * np.einsum("mk,kl,ml->m", basis, np.linalg.inv((basis.T * w) @ basis), basis)
             rest = (value - basis @ solution) / np.clip(1.0 - lever, 0.1, 1.0)
             out[k] += np.minimum(rest**2 / (error**2 + spread2), 25.0)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from astrid_gpu._field_fit import fit_polynomial, highest_order, left_out, lowest_order
+from astrid_gpu._field_fit import highest_order, left_out, lowest_order
+from astrid_gpu._host_ops import host_op
 from astrid_gpu.ops.field import frame_scale, order_of, terms_at
+from astrid_gpu.ops.field_fit import fit_polynomial
 
 __all__ = ["FluxModel", "fit_flux_model"]
 
@@ -109,7 +111,7 @@ def fit_flux_model(
     if degree == 0:
         return None, figures
     basis = terms_at(y, x, degree, *scale)
-    solution, weights, _ = fit_polynomial(basis, ratios, errors)
+    solution, weights, _ = host_op("fit_polynomial", fit_polynomial)(basis, ratios, errors)
     covariance = np.linalg.inv((basis.T * weights) @ basis)
     mean = float((weights * (basis @ solution)).sum() / weights.sum())
     if not mean > 0:

@@ -13,9 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astrid_gpu._field_fit import ORDERS, fit_polynomial, highest_order, left_out, lowest_order
-from astrid_gpu._psf_stack import PsfStack, Registered, blend, inliers, register, tapered
+from astrid_gpu._field_fit import ORDERS, highest_order, left_out, lowest_order
+from astrid_gpu._host_ops import host_op
+from astrid_gpu._psf_stack import PsfStack, Registered, blend, inliers, register, spline_reach, tapered
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
+from astrid_gpu.ops.field_fit import fit_pixels, fit_polynomial, linear_fits
+from astrid_gpu.ops.psf_fit import spline_of
 
 __all__ = ["FieldFit", "fit_field", "spread_over"]
 
@@ -117,9 +120,13 @@ class _Field:
     def register(self, terms: np.ndarray) -> np.ndarray:
         """Register the stars anew, each with the PSF of its own place; return their reduced chi-squared."""
         order = _order(terms)
-        local = _of_unit_sum(self.local(terms, order))
-        cuts, light = self.stars.cuts, self.stars.light
-        shifted, weight, offset, chi2 = register(cuts, light, local, self.stars.offset, self.fwhm)
+        local, cuts, light = self.local(terms, order), self.stars.cuts, self.stars.light
+        total = local.sum((1, 2), keepdims=True)
+        # The spline through a sum of stamps is the sum of their splines.
+        planes, first = spline_of(terms, cuts.half, spline_reach(self.stars.offset))
+        spline = _stamps(self.basis(order), planes) / total, first
+        found = register(cuts, light, local / total, self.stars.offset, self.fwhm, spline)
+        shifted, weight, offset, chi2 = found
         self.stars = Registered(cuts, light, shifted, weight, offset, chi2)
         return chi2
 
@@ -138,45 +145,29 @@ class _Field:
             smooth = smooth + self._by_shapes(basis, stars - _stamps(basis, plain), weight)
             plain = self.constant(order) + smooth
             pixels, error = _by_pixels(basis, stars - _stamps(basis, plain), weight)
-            seen = [
-                blend(value, none, sigma, self.fwhm, _CAUTION)[0] for value, sigma in zip(pixels, error, strict=True)
-            ]
-            terms = plain + tapered(np.stack(seen))
+            terms = plain + tapered(blend(pixels, none, error, self.fwhm, _CAUTION)[0])
             terms[1:] -= terms[1:].sum((1, 2), keepdims=True) / terms[0].sum() * terms[0]
             terms /= terms[0].sum()
         return terms, smooth
 
     def _settled(self, stars: np.ndarray, local: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return stars on the flux, centre and sky that fit the PSF of their place best."""
-        m, size = len(stars), self.psf.size
         others = np.stack([*self.slopes, np.ones_like(self.psf)])
-        columns = np.concatenate([local[:, None], np.broadcast_to(others, (m, *others.shape))], axis=1)
-        columns = columns.reshape(m, -1, size)
-        weighted = columns * weight.reshape(m, 1, size)
-        normal, right = weighted @ columns.transpose(0, 2, 1), weighted @ stars.reshape(m, size, 1)
-        scale = np.maximum(np.einsum("mpp->mp", normal), 1e-300)
-        solution = np.linalg.solve(normal + 1e-9 * scale[:, :, None] * np.eye(len(others) + 1), right)
-        flux, rest = solution[:, 0, 0], solution[:, 1:, 0]
-        flux = np.where(flux > 0.1, flux, 1.0)
-        return (stars - np.einsum("mp,pab->mab", rest, others)) / flux[:, None, None]
+        solution, _, _ = _linear_fits(local, others, stars, weight)
+        flux = np.where(solution[:, 0] > 0.1, solution[:, 0], 1.0)
+        return (stars - _stamps(solution[:, 1:], others)) / flux[:, None, None]
 
     def amplitudes(self, rest: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return how much of each shape is in what a star has more than the PSF, and its error; both (m, 3)."""
-        columns = np.stack([*self.shapes, self.psf, *self.slopes, np.ones_like(self.psf)]).reshape(-1, self.psf.size)
-        w, rest = weight.reshape(len(weight), -1), rest.reshape(len(rest), -1)
-        p = len(columns)
-        normal = _product(w, (columns[:, None] * columns[None]).reshape(p * p, -1).T).reshape(-1, p, p)
-        right = _product(w * rest, columns.T)
-        scale = np.maximum(np.einsum("mpp->mp", normal), 1e-300)
-        cover = np.linalg.inv(normal + 1e-9 * scale[:, :, None] * np.eye(len(columns)))
-        n = len(self.shapes)
-        error = np.sqrt(np.maximum(np.einsum("mpp->mp", cover)[:, :n], 0.0))
-        return np.einsum("mpq,mq->mp", cover, right)[:, :n], error
+        columns, n = np.stack([*self.shapes, self.psf, *self.slopes, np.ones_like(self.psf)]), len(self.shapes)
+        solution, error, _ = _linear_fits(None, columns, rest, weight)
+        return solution[:, :n], error[:, :n]
 
     def _by_shapes(self, basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """Return stamps (n_terms, k, k): amplitudes of the shapes, fitted to each star and then over the field."""
         values, errors = self.amplitudes(rest, weight)
-        fitted = [fit_polynomial(basis, value, error)[0] for value, error in zip(values.T, errors.T, strict=True)]
+        fit = host_op("fit_polynomial", fit_polynomial)
+        fitted = [fit(basis, value, error)[0] for value, error in zip(values.T, errors.T, strict=True)]
         return np.einsum("tk,tab->kab", np.stack(fitted), self.shapes)
 
     def choose(self, highest: int) -> tuple[int, dict[int, float]]:
@@ -227,14 +218,18 @@ class _Field:
         # `register` grants the model 2 %; what tells the orders apart is less.
         plain = 1.0 / np.maximum(weight, 1e-300) - (0.02 * self.psf[core]) ** 2
         tight = np.maximum(plain, 0.1 / np.maximum(weight, 1e-300)) + (_FLOOR * self.psf[core]) ** 2
-        root = np.where(weight > 0, 1.0 / np.sqrt(tight), 0.0)
-        z = (stars.shifted[which] - local)[:, core] * root
-        others = np.stack([*self.slopes, np.ones_like(self.psf)])[:, core]
-        out = np.empty(len(z))
-        for i in range(len(z)):
-            q, _ = np.linalg.qr((np.vstack([local[i, core], others]) * root[i]).T)
-            out[i] = (z[i] @ z[i] - ((q.T @ z[i]) ** 2).sum()) / max(int((root[i] > 0).sum()) - 4, 1)
-        return out
+        weight = np.where(weight > 0, 1.0 / tight, 0.0)
+        own, others = local[:, core], np.stack([*self.slopes, np.ones_like(self.psf)])[:, core]
+        _, _, chi2 = host_op("linear_fits", linear_fits)(own, others, stars.shifted[which][:, core] - own, weight)
+        return chi2 / np.maximum((weight > 0).sum(axis=1) - 4, 1)  # type: ignore[no-any-return]
+
+
+def _linear_fits(
+    own: np.ndarray | None, shared: np.ndarray, values: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fit columns to stars, all of them stamps; see `linear_fits`."""
+    flat = [None if a is None else a.reshape(len(a), -1) for a in (own, shared, values, weight)]
+    return host_op("linear_fits", linear_fits)(*flat)  # type: ignore[no-any-return]
 
 
 def _order(terms: np.ndarray) -> int:
@@ -273,25 +268,6 @@ def _templates(psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _by_pixels(basis: np.ndarray, rest: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return stamps (n_terms, k, k) fitted pixel by pixel, and their errors from the scatter of the stars."""
-    m, n = basis.shape
-    flat, w = rest.reshape(m, -1), weight.reshape(m, -1).copy()
-    squares = (basis[:, :, None] * basis[:, None]).reshape(m, n * n)
-    for _ in range(2):
-        normal = _product(w.T, squares).reshape(-1, n, n)
-        scale = np.einsum("akk->a", normal)
-        seen = scale > 0
-        normal[~seen] = np.eye(n)
-        normal += (1e-9 * np.where(seen, scale, 1.0))[:, None, None] * np.eye(n)
-        inverse = np.linalg.inv(normal)
-        solution = (inverse @ _product((w * flat).T, basis)[:, :, None])[:, :, 0]
-        misfit = flat - _product(basis, solution.T)
-        size = np.abs(misfit) * np.sqrt(w)
-        # Huber's weights about the fit, as `_psf_stack` has them about the mean.
-        w = weight.reshape(m, -1) * np.minimum(1.0, 2.5 / np.maximum(size, 1e-12))
-    # Error of the solution with the scatter that is seen (White 1980): A^-1 (sum w² r² b b^T) A^-1.
-    meat = _product(((w * misfit) ** 2).T, squares).reshape(-1, n, n)
-    cover = inverse @ meat @ inverse * (m / max(m - n, 1))
-    error = np.sqrt(np.maximum(np.einsum("akk->ak", cover), 0.0))
-    solution[~seen], error[~seen] = 0.0, np.inf
-    shape = (n, *rest.shape[1:])
-    return solution.T.reshape(shape), error.T.reshape(shape)
+    m, shape = len(basis), (basis.shape[1], *rest.shape[1:])
+    solution, error = host_op("fit_pixels", fit_pixels)(basis, rest.reshape(m, -1), weight.reshape(m, -1))
+    return solution.reshape(shape), error.reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,9 +57,9 @@ def build_psf(
 ) -> PsfStack:
     """Build the PSF from `stars[chosen]`, the other `stars` being neighbours to take off.
 
-    Each round, four at most: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each star's
-    flux, centre and local sky fitted, its pixels shifted to a common centre by a Fourier phase, and averaged with
-    inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ
+    Each round, three or four: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each
+    star's flux, centre and local sky fitted, its pixels shifted to a common centre by a Fourier phase, and averaged
+    with inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ
     from that by more than its own noise the profile stands in (`blend`). Stars that fit badly are dropped.
 
     Parameters
@@ -175,41 +176,57 @@ def _radius(shape: tuple[int, int]) -> np.ndarray:
     return np.hypot(y[:, None], x[None, :])
 
 
+@lru_cache(maxsize=16)
+def _rings(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each pixel's ring one pixel wide, and the ring within it with the share of the next, flat."""
+    radius = _radius(shape).ravel()
+    ring = np.rint(radius).astype(int)
+    inner = np.minimum(radius.astype(int), max(ring.max() - 1, 0))
+    return ring, inner, np.clip(radius - inner, 0.0, 1.0)
+
+
+def _by_ring(values: np.ndarray, use: np.ndarray) -> np.ndarray:
+    """Return azimuthal means (n, rings) of a stack (n, k, k) over the pixels in `use`; of all where a ring has none."""
+    ring, n = _rings(values.shape[1:])[0], len(values)
+    most = int(ring.max()) + 1
+    index = (ring + most * np.arange(n)[:, None])[use.reshape(n, -1)]
+    count = np.bincount(index, minlength=n * most).reshape(n, most)
+    total = np.bincount(index, weights=values[use], minlength=n * most).reshape(n, most)
+    overall = total.sum(axis=1, keepdims=True) / np.maximum(count.sum(axis=1, keepdims=True), 1)
+    return np.where(count > 0, total / np.maximum(count, 1), overall)
+
+
 def _radial_mean(values: np.ndarray, use: np.ndarray) -> np.ndarray:
     """Return the azimuthal mean in rings one pixel wide, at each pixel."""
-    ring = np.rint(_radius(values.shape)).astype(int)
-    n = np.bincount(ring[use], minlength=ring.max() + 1)
-    total = np.bincount(ring[use], weights=values[use], minlength=ring.max() + 1)
-    mean = total / np.maximum(n, 1)
-    overall = values[use].mean() if use.any() else 0.0
-    return np.where(n > 0, mean, overall)[ring]
+    return _by_ring(values[None], use[None])[0][_rings(values.shape)[0]].reshape(values.shape)
 
 
 def blend(
     mean: np.ndarray, profile: np.ndarray, error: np.ndarray, fwhm: float, caution: float = 1.0
 ) -> tuple[np.ndarray, float]:
-    """Return mean where it says more than its noise, the profile where it does not.
+    """Return mean where it says more than its noise, the profile where it does not; one stamp or a stack of them.
 
     Per ring the departure from the profile is shrunk by (Stein) 1 - caution noise² / departure²; outside one FWHM the
-    factor may only fall with radius. Also returns the radius at which it falls below a half.
+    factor may only fall with radius. Also returns the largest radius at which it is above a half.
     """
-    radius = _radius(mean.shape)
-    departure = np.where(np.isfinite(error), mean - profile, 0.0)
-    use = np.isfinite(error)
-    power, noise = _radial_mean(departure**2, use), _radial_mean(np.where(use, error, 0.0) ** 2, use)
-    factor = np.clip(1.0 - caution * noise / np.maximum(power, 1e-300), 0.0, 1.0)
-    rings = np.rint(radius).astype(int)
-    steps = np.zeros(rings.max() + 1)
-    steps[rings.ravel()] = factor.ravel()
-    steps = np.convolve(np.pad(steps, 1, mode="edge"), [0.25, 0.5, 0.25], mode="valid")
-    inner = max(1, round(fwhm))
-    if inner < len(steps):
-        steps[inner:] = np.minimum.accumulate(steps[inner:])
+    shape = mean.shape[-2:]
+    use = np.isfinite(error).reshape(-1, *shape)
+    departure = np.where(use, (mean - profile).reshape(-1, *shape), 0.0)
+    noise = _by_ring(np.where(use, error.reshape(-1, *shape), 0.0) ** 2, use)
+    steps = np.clip(1.0 - caution * noise / np.maximum(_by_ring(departure**2, use), 1e-300), 0.0, 1.0)
+    edge = np.concatenate([steps[:, :1], steps, steps[:, -1:]], axis=1)
+    steps = 0.25 * edge[:, :-2] + 0.5 * edge[:, 1:-1] + 0.25 * edge[:, 2:]
+    first = max(1, round(fwhm))
+    if first < steps.shape[1]:
+        outer = np.minimum.accumulate(steps[:, first:], axis=1)
         # A ring or two beyond may be trusted only as far as it stands out; the tail of chance is cut.
-        steps[inner:] = np.where(steps[inner:] < 0.2, 0.0, steps[inner:])
-    smooth = np.interp(radius, np.arange(len(steps)), steps)
-    reach = float(np.max(radius[smooth > 0.5], initial=0.0))
-    return profile + smooth * departure, reach
+        steps[:, first:] = np.where(outer < 0.2, 0.0, outer)
+    _, inner, share = _rings(shape)
+    smooth = (steps[:, inner] * (1.0 - share) + steps[:, np.minimum(inner + 1, steps.shape[1] - 1)] * share).reshape(
+        departure.shape
+    )
+    reach = float(np.max(np.broadcast_to(_radius(shape), smooth.shape)[smooth > 0.5], initial=0.0))
+    return profile + (smooth * departure).reshape(mean.shape), reach
 
 
 def tapered(stamp: np.ndarray) -> np.ndarray:

@@ -54,6 +54,9 @@ _OPS = {
     "fit_stars": "psf_fit_numba",
     "register_stars": "psf_register_numba",
     "robust_mean": "psf_register_numba",
+    "fit_polynomial": "field_fit_numba",
+    "fit_pixels": "field_fit_numba",
+    "linear_fits": "field_fit_numba",
     "crowd_sums": "psf_fit_numba",
     "crowd_light": "psf_fit_numba",
 }
