@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from astrid_gpu._field_fit import ORDERS, highest_order, left_out, lowest_order
-from astrid_gpu._host_ops import host_op
+from astrid_gpu._host_ops import both, host_op
 from astrid_gpu._psf_stack import PsfStack, Registered, blend, inliers, register, spline_reach, tapered
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
 from astrid_gpu.ops.field_fit import fit_pixels, fit_polynomial, linear_fits
 from astrid_gpu.ops.psf_fit import spline_of
@@ -203,12 +204,19 @@ class _Field:
         fold = np.full(len(self.usable), -1)
         fold[self.usable] = np.arange(int(self.usable.sum())) % _FOLDS
         chi2 = np.zeros((len(orders), len(fold)))
-        for k in range(_FOLDS):
-            out, keep = fold == k, self.usable & (fold != k)
-            for row, order in zip(chi2, orders, strict=True):
+        tasks = [(k, i) for i in range(len(orders) - 1, -1, -1) for k in range(_FOLDS)]  # the longest first
+
+        def work(part: list[tuple[int, int]]) -> None:
+            for k, i in part:
+                out, order = fold == k, orders[i]
                 start = np.zeros((n_terms(order), *self.psf.shape))
-                terms = self.constant(0) if order == 0 else self.fit(order, keep, start)[0]
-                row[out] = self._misfit(out, self.local(terms, order)[out])
+                terms = self.constant(0) if order == 0 else self.fit(order, self.usable & ~out, start)[0]
+                chi2[i, out] = self._misfit(out, self.local(terms, order)[out])
+
+        if cpu_threads() > 1:
+            both(lambda: work(tasks[::2]), lambda: work(tasks[1::2]))
+        else:
+            work(tasks)
         return chi2[:, self.usable]
 
     def _misfit(self, which: np.ndarray, local: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ _ROUNDS = 8
 _FAR = 5.0
 _HUBER = 2.5
 _RIDGE = 1e-9
-_LANES = 8  # pixels fitted at once
+_LANES = 32  # pixels fitted at once
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")

@@ -204,12 +204,13 @@ def _fit_all(clean, variance, bad, coefficients, first, scales, offset, flux, sk
 def _sum_windows(windows, models, light, square):  # noqa: ANN001, ANN202
     for k in range(light.size):
         d, p = windows[k], models[k]
-        light[k] = square[k] = 0.0
+        total = norm = 0.0
         for i in range(p.size):
-            good = d[i] == d[i]
+            good = d[i] == d[i]  # not NaN
             m = p[i] if good else 0.0
-            light[k] += m * (d[i] if good else np.float32(0.0))
-            square[k] += m * m
+            total += m * (d[i] if good else np.float32(0.0))
+            norm += m * m
+        light[k], square[k] = total, norm
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
