@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
 from typing import Any, TypeVar
 
 from astrid_gpu.backends import Backend, available_backends, get_backend
@@ -13,7 +14,20 @@ from astrid_gpu.backends import Backend, available_backends, get_backend
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
-__all__ = ["beside", "both", "host_backend", "host_op"]
+__all__ = ["beside", "both", "host_backend", "host_op", "on_host"]
+
+_asked: ContextVar[Backend | None] = ContextVar("astrid_gpu_host_backend", default=None)
+
+
+@contextlib.contextmanager
+def on_host(backend: Backend | None) -> Iterator[None]:
+    """Make a backend of the CPU the one that `host_op` asks, here and in the threads begun from here; None changes nothing."""
+    token = _asked.set(backend) if backend is not None else None
+    try:
+        yield
+    finally:
+        if token is not None:
+            _asked.reset(token)
 
 
 def host_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,7 +36,9 @@ def host_op(name: str, reference: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def host_backend() -> Backend:
-    """Return the backend that "auto" stands for among those of the CPU."""
+    """Return the backend that was asked for, or that "auto" stands for among those of the CPU."""
+    if (asked := _asked.get()) is not None:
+        return asked
     backend = get_backend("auto")
     if backend.is_gpu:
         backend = get_backend("numba" if "numba" in available_backends() else "numpy")
@@ -35,10 +51,11 @@ def beside(work: Callable[[], _A]) -> Callable[[], _A]:
     NumPy and the kernels let go of the interpreter's lock.
     """
     result: Future[_A] = Future()
+    context = copy_context()
 
     def run() -> None:
         try:
-            result.set_result(work())
+            result.set_result(context.run(work))
         except BaseException as exc:  # handed on to the caller, whatever it is
             result.set_exception(exc)
 

@@ -245,9 +245,7 @@ class _Fit:
         return _State(p, matrix, gradient, float((misfits**2).sum()) + pull**2, linear, misfits)
 
 
-def _minimise(
-    fit: _Fit, p: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _minimise(fit: _Fit, p: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the parameters of least chi-squared between bounds, the linear ones there, and the misfits.
 
     A parameter that presses on its bound is held.

@@ -7,38 +7,16 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._host_ops import host_backend, host_op
+from astrid_gpu._windows import cut, cut_good
 from astrid_gpu.backends import Backend
-from astrid_gpu.engine.peaks import gather
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.noise import clipped_statistics
 from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, psf_at, spline_of
-from astrid_gpu.ops.stamps import gather_stamps
 
-__all__ = ["Crowd", "Cuts", "cut", "cut_good"]
+__all__ = ["Crowd", "Cuts"]
 
 _ENOUGH = 500_000  # pixels that tell the noise of blank sky
-
-
-def cut(backend: Backend, plane: Any, y: np.ndarray, x: np.ndarray, half: int, fill: float) -> np.ndarray:
-    """Return windows (m, 2 half + 1, 2 half + 1) of a plane on `backend`, on the host: they alone are brought there."""
-    if plane.dtype == np.dtype(bool):
-        plane = plane.view(np.uint8)
-    zero, side = np.zeros(len(y), np.int64), 2 * half + 1
-    if backend.is_gpu or (plane.dtype.isnative and plane.flags.c_contiguous):
-        return gather(backend, backend.asarray(plane)[None], zero, y, x, side, fill)
-    return gather_stamps(plane[None], zero, y, x, side, fill)  # type: ignore[no-any-return]
-
-
-def cut_good(backend: Backend, image: Image, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:
-    """Return windows of the pixels of an image, of its type (float64 for whole numbers), NaN where they are bad."""
-    data = image.data if image.data.dtype.kind == "f" else image.data.astype(np.float64)
-    windows = cut(backend, data, y, x, half, np.nan)
-    windows[~np.isfinite(windows)] = np.nan
-    if image.mask is not None:
-        mask = image.mask if image.mask.dtype in (np.dtype(np.uint8), np.dtype(bool)) else image.mask != 0
-        windows[cut(backend, mask, y, x, half, 0) != 0] = np.nan
-    return windows
 
 
 class Cuts:
@@ -59,13 +37,9 @@ class Cuts:
         self.variance = self._known(image, variance)
 
     def _known(self, image: Image, variance: Any) -> np.ndarray:
-        given = image.variance if variance is None else variance
+        given: Any = image.variance if variance is None else variance
         if given is None:
-            step = int(np.sqrt(image.data.size / _ENOUGH)) + 1
-            part = image.data[::step, ::step]
-            good = np.isfinite(part) if image.mask is None else np.isfinite(part) & (image.mask[::step, ::step] == 0)
-            _, sigma, _ = clipped_statistics(part[good].astype(float))
-            given = sigma**2
+            given = _sky_variance(image)
         if np.ndim(given) == 0:
             if not (np.isfinite(float(given)) and float(given) > 0):
                 raise InputError(self._no_variance(image))
@@ -84,6 +58,17 @@ class Cuts:
     @staticmethod
     def _no_variance(image: Image) -> str:
         return f"{image.name}: the variance has no positive, finite value"
+
+
+def _sky_variance(image: Image) -> float:
+    """Return the variance of blank sky, from a regular part of a large image."""
+    step = int(np.sqrt(image.data.size / _ENOUGH)) + 1
+    part = image.data[::step, ::step]
+    good = np.isfinite(part)
+    if image.mask is not None:
+        good &= image.mask[::step, ::step] == 0
+    _, sigma, _ = clipped_statistics(part[good].astype(float))
+    return sigma**2
 
 
 class Crowd:

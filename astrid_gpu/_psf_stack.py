@@ -10,6 +10,7 @@ import numpy as np
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._moffat import Moffat, fit_moffat, fit_moffat_stars, moffat_profile
 from astrid_gpu._psf_crowd import Crowd, Cuts
+from astrid_gpu.backends import Backend
 from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, Spline, spline_of
 from astrid_gpu.ops.psf_register import Aligned, fourier_shift, register_stars, robust_mean
@@ -54,6 +55,7 @@ def build_psf(
     fwhm: float,
     *,
     empirical: bool,
+    device: Backend | None = None,
 ) -> PsfStack:
     """Build the PSF from `stars[chosen]`, the other `stars` being neighbours to take off.
 
@@ -77,8 +79,10 @@ def build_psf(
         Start, pixels.
     empirical : bool
         False: the Moffat profile alone is returned.
+    device : Backend, optional
+        That of an image and variance on a device.
     """
-    cuts = Cuts(image, variance, stars[chosen], half + _MARGIN if empirical else half)
+    cuts = Cuts(image, variance, stars[chosen], half + _MARGIN if empirical else half, device)
     crowd = Crowd(image, stars, chosen, cuts, half)
     # A windowed centre in a crowd is off by a little: the fit against the PSF refines it from here.
     offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)

@@ -11,7 +11,7 @@ from astrid_gpu.ops.mask import connected, dilate
 from astrid_gpu.ops.noise import median_sigma
 from astrid_gpu.results import Step
 
-__all__ = ["saturation_mask"]
+__all__ = ["saturation_level", "saturation_mask"]
 
 _LARGEST_SATURATION = (255, 1023, 4095, 16383, 32767, 65535)
 _SAMPLE = 250_000  # pixels that tell where the sky is and how wide; a plateau is looked for in all of them
@@ -53,6 +53,12 @@ def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
     at += f", {n_bled} more with charge that bled" if n_bled else ""
     text = f"{image.name}: {n} saturated pixels {at}, {finite.size - np.count_nonzero(finite)} not finite"
     return mask, Step("saturation", text, {"level": level, "origin": origin, "n_saturated": n, "n_bled": n_bled})
+
+
+def saturation_level(image: Image) -> tuple[float | None, str]:
+    """Return the saturation level of an image in raw units and where it comes from; its planes may lie on a device."""
+    raw = image.data[~image.bad]
+    return _saturation_level(image, raw + image.background_level if image.background_level else raw)
 
 
 def _saturation_level(image: Image, values: np.ndarray) -> tuple[float | None, str]:

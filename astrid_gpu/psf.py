@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._device_frame import device_of, subtract_sky, variance_of
 from astrid_gpu._field_fit import ORDERS, highest_order
-from astrid_gpu._host_ops import both
+from astrid_gpu._host_ops import both, on_host
 from astrid_gpu._psf_field import fit_field, spread_over
 from astrid_gpu._psf_stack import PsfStack, build_psf
-from astrid_gpu.backends import library_of
+from astrid_gpu.backends import Backend, get_backend, library_of, resolve_backend
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.psf_stamps import fwhm_of
@@ -41,6 +42,7 @@ def measure_psf(
     min_snr: float = 20.0,
     max_stars: int = 80,
     order: int | str = 0,
+    backend: str | Backend = "auto",
 ) -> PSF | PSFModel:
     """Build the PSF of an image from its isolated, unsaturated stars, constant or varying over the field.
 
@@ -52,7 +54,8 @@ def measure_psf(
     Parameters
     ----------
     image : Image or array (ny, nx)
-        Any background is removed if `stars` is not given; with `stars` it must be background-subtracted.
+        Any background is removed if `stars` is not given; with `stars` it must be background-subtracted. Its planes may
+        lie on a device.
     stars : structured array, optional
         Of `find_stars` on this image: all of them, neighbours are needed too.
     size : int, optional
@@ -69,25 +72,31 @@ def measure_psf(
         Degree of the polynomial over the field. "auto" takes the highest that there are stars for (three a term, spread
         over the frame), and of those the lowest that predicts stars left out of the fit as well as the best does,
         within two standard errors.
+    backend : str or Backend
+        See `get_backend`. "auto" works where the image lies.
 
     Returns
     -------
     PSF or PSFModel
         A `PSF` for order 0, also where "auto" finds that enough. Odd sides, centred, sum 1, with fwhm, ellipticity,
         n_stars and residual: the median reduced chi-squared of the stars over the core, with 2 % of error granted to
-        the model.
+        the model. Its stamps are float64 on the host for images on any backend: so `zogy` takes them.
 
     Raises
     ------
     PsfError
         No usable star, or too few with fallback="error", or for the order asked for.
     TypeError
-        The image is on a GPU.
+        Image, mask, variance and noise are of different libraries.
 
     Notes
     -----
-    Runs on the host on every backend, by the fused operations of `numba` where it is installed. Cost: O(stars x size² x
-    20) plus a sparse linear solve for the neighbours; a varying PSF about three times that.
+    Sky, noise, the search for stars and the cutting of windows run where the image lies; the windows of the stars and
+    of their neighbours, some MB, come to the host, where they are fitted by the fused operations of `numba` where it is
+    installed. On a device saturated stars are told by their level alone, trails of charge are not followed, and a
+    variance plane is taken as it is. Cost: O(stars x size² x 15) plus a sparse linear solve for the neighbours; a
+    varying PSF three to five times that; without `stars` also the sky and the search, which read the frame several
+    times.
     """
     found = measure_one(
         image,
@@ -98,6 +107,7 @@ def measure_psf(
         min_snr=min_snr,
         max_stars=max_stars,
         order=order,
+        backend=backend,
     )
     return found.psf if found.model is None else found.model
 
@@ -112,6 +122,7 @@ def measure_one(
     min_snr: float = 20.0,
     max_stars: int = 80,
     order: int | str = 0,
+    backend: str | Backend = "auto",
 ) -> MeasuredPsf:
     """Return what `measure_psf` finds: the constant PSF, the varying one, and how; its parameters."""
     if fallback not in _FALLBACKS:
@@ -120,9 +131,17 @@ def measure_one(
     if order != "auto" and order not in ORDERS:
         msg = f"order must be 'auto' or one of {', '.join(map(str, ORDERS))}, got {order!r}"
         raise InputError(msg)
-    image, stars, variance = _prepare(image, stars, variance)
-    chosen = _spread(stars, _choose(stars, min_snr, None), image.shape, max_stars, order)
-    return _build(image, stars, chosen, variance, size, fallback, order)
+    image = _as_image(image, backend)
+    asked = None if isinstance(backend, str) and backend == "auto" else get_backend(backend)
+    device = device_of(image, backend, variance_given=variance)
+    if device is None and asked is not None and asked.is_gpu:
+        device = asked
+    if device is not None:
+        image, variance = _sent(image, variance, device)
+    with on_host(None if device is not None else asked):
+        image, stars, variance = _prepare(image, stars, variance, device)
+        chosen = _spread(stars, _choose(stars, min_snr, None), image.shape, max_stars, order)
+        return _build(image, stars, chosen, variance, size, fallback, order, device)
 
 
 def _spread(
@@ -174,28 +193,43 @@ def measure_psf_pair(
     )
 
 
-def _prepare(image: Any, stars: np.ndarray | None, variance: Any) -> tuple[Image, np.ndarray, Any]:
-    """Return a background-subtracted Image, its stars and its variance: one, a plane, or None for the image's own."""
-    if library_of(image.data if isinstance(image, Image) else image) == "cupy":
-        msg = (
-            "the image is on a GPU, but measure_psf works on the host, and nothing is copied unasked; call .get() on it"
-        )
-        raise TypeError(msg)
-    if not isinstance(image, Image):
+def _as_image(image: Any, backend: str | Backend) -> Image:
+    if isinstance(image, Image):
+        return image
+    if library_of(image) == "cupy":
+        array = resolve_backend(backend, {"image": image}).asarray(image)
+    else:
         array = np.ma.filled(np.ma.asarray(image).astype(float), np.nan)
-        if array.ndim != 2:
-            msg = f"measure_psf takes an Image or an array (ny, nx), got shape {array.shape}"
-            raise InputError(msg)
-        image = Image(array)
-    if stars is None:
-        from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
+    if array.ndim != 2:
+        msg = f"measure_psf takes an Image or an array (ny, nx), got shape {tuple(array.shape)}"
+        raise InputError(msg)
+    return Image(array)
 
-        saturated, _ = saturation_mask(image)
-        image, background, _ = subtract_background(image)
-        if variance is None:
-            variance, _, _ = noise_variance(image, background)
-        stars = find_stars(image, background_rms=background.rms, saturated=saturated)
-    return image, stars, variance
+
+def _sent(image: Image, variance: Any, backend: Backend) -> tuple[Image, Any]:
+    """Return an image and a variance as arrays of a device's library: one that was asked for by name, or their own."""
+    planes = {name: getattr(image, name) for name in ("data", "variance", "mask")}
+    there = {name: backend.asarray(plane) for name, plane in planes.items() if plane is not None}
+    return image.with_(**there), backend.asarray(variance) if np.ndim(variance) else variance
+
+
+def _prepare(
+    image: Image, stars: np.ndarray | None, variance: Any, device: Backend | None
+) -> tuple[Image, np.ndarray, Any]:
+    """Return a background-subtracted Image, its stars and its variance: one, a plane, or None for the image's own."""
+    if stars is not None:
+        return image, stars, variance
+    if device is not None:
+        image, rms = subtract_sky(image, device)
+        variance = variance_of(image, rms, device) if variance is None else variance
+        return image, find_stars(image, background_rms=rms, backend=device), variance
+    from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
+
+    saturated, _ = saturation_mask(image)
+    image, background, _ = subtract_background(image)
+    if variance is None:
+        variance, _, _ = noise_variance(image, background)
+    return image, find_stars(image, background_rms=background.rms, saturated=saturated), variance
 
 
 def _choose(stars: np.ndarray, min_snr: float, max_stars: int | None) -> np.ndarray:
@@ -227,6 +261,7 @@ def _build(
     size: int | None,
     fallback: str,
     order: int | str = 0,
+    device: Backend | None = None,
 ) -> MeasuredPsf:
     """Build the PSF from the chosen stars, or say why not."""
     if len(chosen) == 0 or (len(chosen) < _NEEDED and fallback == "error"):
@@ -240,7 +275,7 @@ def _build(
     fwhm = float(np.clip(np.nanmedian(stars["fwhm"][chosen]), 1.0, min(image.shape) / 3))
     half = _half(size, fwhm, image.shape)
     empirical = len(chosen) >= _NEEDED
-    stack = build_psf(image, variance, stars, chosen, half, fwhm, empirical=empirical)
+    stack = build_psf(image, variance, stars, chosen, half, fwhm, empirical=empirical, device=device)
     n = int(stack.used.sum())
     psf = PSF(
         data=stack.psf,

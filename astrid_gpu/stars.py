@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._device_frame import DeviceFrame, device_of
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._star_shapes import Locus, point_locus
+from astrid_gpu.backends import Backend
 from astrid_gpu.errors import InputError, ShapeMismatchError
 from astrid_gpu.image import Image
 from astrid_gpu.ops.stamps import gather_stamps
@@ -57,13 +59,14 @@ def find_stars(
     threshold: float = 5.0,
     max_stars: int | None = 5000,
     saturated: np.ndarray | None = None,
+    backend: str | Backend = "auto",
 ) -> np.ndarray:
     """Find sources by a matched filter, centre them, and sort point sources from the rest.
 
     Parameters
     ----------
     image : Image
-        Background-subtracted. Masked pixels count for nothing.
+        Background-subtracted. Masked pixels count for nothing. Its planes may lie on a device.
     background_rms : float or array (ny, nx)
         Standard deviation of the background in the unit of the image.
     psf_fwhm : float, optional
@@ -73,7 +76,9 @@ def find_stars(
     max_stars : int, optional
         Keep at most so many, the most significant. None: all.
     saturated : bool array (ny, nx), optional
-        Saturated pixels. Default: `calibrate.saturation_mask(image)`.
+        Saturated pixels. Default: `calibrate.saturation_mask(image)`; on a device those at the saturation level.
+    backend : str or Backend
+        Of an image on a device, see `get_backend`.
 
     Returns
     -------
@@ -82,38 +87,82 @@ def find_stars(
         saturated, SHARP (narrower than a star: cosmic ray, hot pixel), EXTENDED (wider or more elongated: galaxy,
         blend), NO_SHAPE (too faint or too blended to measure). `isolated`: neighbours bring less than 2 % of the
         source's own light to its centre and none of 5 % of its flux lies within 1.5 FWHM. Empty if there is nothing.
+        A table on the host also for an image on a device, of which only windows of the sources are brought there.
+
+    Raises
+    ------
+    TypeError
+        Image, noise and saturated pixels are of different libraries.
 
     Notes
     -----
     Centres are adaptive Gaussian-weighted ones: their error is about FWHM / (2 S/N), 0.02 px at S/N 100 and
     FWHM 4 px. Cost: a few Gaussian filters of the image plus O(window²) a source.
     """
-    frame = _prepare(image, background_rms, saturated)
+    frame = _prepare(image, background_rms, saturated, backend)
     hint = psf_fwhm if psf_fwhm is not None else (image.psf.fwhm if image.psf is not None else None)
     if hint is not None and not (np.isfinite(hint) and hint > 0):
         hint = None
     fwhm, locus = _learn_width(frame, hint)
-    found = _detect(frame, fwhm, threshold)
+    found = frame.detect(fwhm, threshold)
     if found[0].size == 0:
         return np.zeros(0, STAR_DTYPE)
     return _catalogue(frame, found, fwhm, locus, max_stars)
 
 
 class _Frame(NamedTuple):
-    """Pixels, bad ones among them, the rms of the background (one or a map), and what is saturated (NaN is not)."""
+    """Pixels, bad ones among them, the rms of the background (one or a map), and what is saturated (NaN is not).
+
+    `DeviceFrame` is the same on a device.
+    """
 
     data: np.ndarray
     bad: np.ndarray
     rms: np.ndarray
     saturated: np.ndarray
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(ny, nx)."""
+        return self.data.shape  # type: ignore[return-value]
 
-def _prepare(image: Image, background_rms: Any, saturated: np.ndarray | None) -> _Frame:
+    def detect(self, fwhm: float, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return y, x, significance and flux of the sources above `threshold`."""
+        find = host_op("star_peaks", star_peaks)
+        return find(  # type: ignore[no-any-return]
+            self.data, self.bad, self.rms, filter_widths(fwhm), peak_reach(fwhm), threshold
+        )
+
+    def moments(self, y: np.ndarray, x: np.ndarray, fwhm: float) -> Shapes:
+        """Return centres and shapes of the sources at pixels (y, x)."""
+        moments = host_op("star_moments", star_moments)(self.data, self.bad, y, x, moment_limits(fwhm))
+        return shapes_of(y, x, moments)
+
+    def peaks(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return the pixels at (y, x), 0 where they are bad."""
+        return np.where(self.bad[y, x], 0.0, self.data[y, x])
+
+    def near_bad(self, y: np.ndarray, x: np.ndarray, reach: float) -> np.ndarray:
+        """Return which places have a bad pixel within `reach`."""
+        return _near(self.bad, y, x, reach)
+
+    def near_saturated(self, y: np.ndarray, x: np.ndarray, reach: float) -> np.ndarray:
+        """Return which places have a saturated pixel within `reach`."""
+        return _near(self.saturated, y, x, reach)
+
+
+def _prepare(image: Image, background_rms: Any, saturated: Any, backend: str | Backend) -> _Frame | DeviceFrame:
     """Return the frame with its noise checked."""
-    rms = np.asarray(background_rms, dtype=float)
-    if rms.ndim not in (0, 2) or (rms.ndim == 2 and rms.shape != image.shape):
-        msg = f"background_rms must be a number or an array of shape {image.shape}, got shape {rms.shape}"
+    if np.ndim(background_rms) not in (0, 2) or (
+        np.ndim(background_rms) == 2 and tuple(background_rms.shape) != image.shape
+    ):
+        given = np.shape(background_rms)
+        msg = f"background_rms must be a number or an array of shape {image.shape}, got shape {given}"
         raise ShapeMismatchError(msg)
+    device = device_of(image, backend, background_rms=background_rms, saturated=saturated)
+    if device is not None:
+        return DeviceFrame(image, background_rms, saturated, device)
+    rms = np.asarray(background_rms, dtype=float)
     bad = image.bad
     if not np.isfinite(rms).all():
         bad |= ~np.isfinite(rms)
@@ -128,20 +177,20 @@ def _prepare(image: Image, background_rms: Any, saturated: np.ndarray | None) ->
     return _Frame(image.data, bad, rms, saturated & ~np.isnan(image.data))
 
 
-def _learn_width(frame: _Frame, hint: float | None) -> tuple[float, Locus]:
+def _learn_width(frame: _Frame | DeviceFrame, hint: float | None) -> tuple[float, Locus]:
     """Return the FWHM to filter with and the point-source locus, from the bright sources; three rounds at most."""
     fwhm, locus = hint or _FIRST_FWHM, Locus(float("nan"), float("nan"), float("nan"), 0)
-    shape, unusable = frame.data.shape, frame.bad | frame.saturated
-    filtered = 0.0
+    shape, filtered = frame.shape, 0.0
     for _ in range(3):
         if not abs(np.log(max(filtered, 1e-9) / fwhm)) < _SAME_PEAKS:
-            y, x, snr, _ = _detect(frame, fwhm, 10.0)
+            y, x, snr, _ = frame.detect(fwhm, 10.0)
             keep = np.argsort(-snr)[:400]
             y, x, snr, filtered = y[keep], x[keep], snr[keep], fwhm
         if y.size == 0:
             break
-        shapes = _moments(frame, y, x, fwhm)
-        clean = shapes.converged & ~_near(unusable, y, x, fwhm) & ~_at_edge(shape, y, x, fwhm)
+        shapes = frame.moments(y, x, fwhm)
+        spoilt = frame.near_bad(y, x, fwhm) | frame.near_saturated(y, x, fwhm)
+        clean = shapes.converged & ~spoilt & ~_at_edge(shape, y, x, fwhm)
         votes = clean & (snr > min(25.0, np.median(snr))) & (shapes.fwhm < 2.7 * fwhm)  # 3 is as wide as is measured
         locus = point_locus(shapes.fwhm[votes], shapes.ellipticity[votes], snr[votes], hint)
         if not np.isfinite(locus.fwhm):
@@ -150,20 +199,6 @@ def _learn_width(frame: _Frame, hint: float | None) -> tuple[float, Locus]:
         if done:
             break
     return fwhm, locus if np.isfinite(locus.fwhm) else Locus(fwhm, 0.1 * fwhm, 0.0, 0)
-
-
-def _detect(frame: _Frame, fwhm: float, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return y, x, significance and flux of the sources above `threshold`."""
-    find = host_op("star_peaks", star_peaks)
-    return find(  # type: ignore[no-any-return]
-        frame.data, frame.bad, frame.rms, filter_widths(fwhm), peak_reach(fwhm), threshold
-    )
-
-
-def _moments(frame: _Frame, y: np.ndarray, x: np.ndarray, fwhm: float) -> Shapes:
-    """Return centres and shapes of the sources at pixels (y, x)."""
-    moments = host_op("star_moments", star_moments)(frame.data, frame.bad, y, x, moment_limits(fwhm))
-    return shapes_of(y, x, moments)
 
 
 def _near(mask: np.ndarray, y: np.ndarray, x: np.ndarray, fwhm: float) -> np.ndarray:
@@ -181,22 +216,22 @@ def _at_edge(shape: tuple[int, int], y: np.ndarray, x: np.ndarray, fwhm: float) 
 
 
 def _catalogue(
-    frame: _Frame, found: tuple[np.ndarray, ...], fwhm: float, locus: Locus, max_stars: int | None
+    frame: _Frame | DeviceFrame, found: tuple[np.ndarray, ...], fwhm: float, locus: Locus, max_stars: int | None
 ) -> np.ndarray:
     """Measure, flag and sort the peaks found."""
     y, x, snr, flux = found
     order = np.argsort(-snr)
     y, x, snr, flux = y[order], x[order], snr[order], flux[order]
-    shapes = _moments(frame, y, x, fwhm)
+    shapes = frame.moments(y, x, fwhm)
     keep = _first_of_each(shapes, 0.4 * fwhm)
     shapes = Shapes(*(column[keep] for column in shapes))
     y, x, snr, flux = y[keep], x[keep], snr[keep], flux[keep]
     stars = np.zeros(len(y), STAR_DTYPE)
     stars["x"], stars["y"], stars["snr"], stars["flux"] = shapes.x, shapes.y, snr, flux
-    stars["peak"] = np.where(frame.bad[y, x], 0.0, frame.data[y, x])
+    stars["peak"] = frame.peaks(y, x)
     stars["fwhm"] = np.where(shapes.converged, shapes.fwhm, np.nan)
     stars["ellipticity"] = np.where(shapes.converged, shapes.ellipticity, np.nan)
-    stars["saturated"] = _near(frame.saturated, y, x, max(1.0, 0.7 * fwhm))
+    stars["saturated"] = frame.near_saturated(y, x, max(1.0, 0.7 * fwhm))
     stars["flags"] = _flags(frame, stars, shapes, (y, x), fwhm, locus)
     stars["isolated"] = _isolated(stars, fwhm)
     return stars[:max_stars] if max_stars is not None else stars
@@ -213,7 +248,7 @@ def _first_of_each(shapes: Shapes, radius: float) -> np.ndarray:
 
 
 def _flags(
-    frame: _Frame,
+    frame: _Frame | DeviceFrame,
     stars: np.ndarray,
     shapes: Shapes,
     pixel: tuple[np.ndarray, np.ndarray],
@@ -233,8 +268,8 @@ def _flags(
     wide = measured & ((shapes.fwhm > 1.12 * locus.fwhm + error) | (shapes.ellipticity > round_limit))
     flags = np.zeros(len(stars), np.uint32)
     for condition, bit in (
-        (_at_edge(frame.data.shape, y, x, fwhm), StarFlag.EDGE),
-        (_near(frame.bad, y, x, fwhm), StarFlag.BAD_PIXEL),
+        (_at_edge(frame.shape, y, x, fwhm), StarFlag.EDGE),
+        (frame.near_bad(y, x, fwhm), StarFlag.BAD_PIXEL),
         (stars["saturated"], StarFlag.SATURATED),
         (sharp, StarFlag.SHARP),
         (wide & ~sharp, StarFlag.EXTENDED),

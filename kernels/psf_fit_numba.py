@@ -38,7 +38,7 @@ def _taps(shift, weights, slopes):  # noqa: ANN001, ANN202 - compiled
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)
-def render(coefficients, first, dy, dx, out):  # noqa: ANN001, ANN202
+def render(coefficients, first, dy, dx, out):  # noqa: ANN001, ANN201
     """Write the PSF (dy, dx) off the middle of a window."""
     side = out.shape[0]
     wy, wx, slopes, line = np.empty(4), np.empty(4), np.empty(4), np.empty(side + 3)
@@ -74,7 +74,7 @@ def _slopes(planes):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True)
-def step_scale(coefficients, first, side):  # noqa: ANN001, ANN202
+def step_scale(coefficients, first, side):  # noqa: ANN001, ANN201
     """Return by how much differences overstate a shift along y and x; see `astrid_gpu.ops.psf_fit.step_scale`."""
     planes, weights, slopes, scale = np.empty((3, side, side)), np.empty(4), np.empty(4), np.empty(2)
     render(coefficients, first, 0.0, 0.0, planes[0])
@@ -161,7 +161,7 @@ def _solve(normal):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
-def fit_one(clean, variance, coefficients, first, scales, offset, planes, weight, normal):  # noqa: ANN001, ANN202
+def fit_one(clean, variance, coefficients, first, scales, offset, planes, weight, normal):  # noqa: ANN001, ANN201
     """Fit one star to its flat window, bad pixels of infinite variance; `offset` is the first guess and the result.
 
     Returns flux and sky. `scales`: see `step_scale`. `planes` (3, side, side), `weight` (side²) and `normal` (4, 5) are

@@ -173,7 +173,7 @@ def _range(values, low, high):  # noqa: ANN001, ANN202
         for i in range(_LANES):
             low[i], high[i] = min(low[i], row[i]), max(high[i], row[i])
     for i in range(_LANES):
-        low[i] -= high[i] - low[i] + 1e-30
+        low[i] -= high[i] - low[i] + 1e-9 * abs(low[i]) + 1e-300
 
 
 @nb.njit(cache=True, nogil=True)
@@ -248,7 +248,7 @@ def register_stars(
     """Register stars; contract in `astrid_gpu.ops.psf_register.register_stars`."""
     planes = [np.require(a, float, "CW") for a in (data, light, variance)]
     planes.append(np.require(bad, bool, "CW").view(np.uint8))
-    (m, s, _), k, half = planes[0].shape, psf.shape[-1], planes[0].shape[1] // 2
+    m, k, half = len(data), psf.shape[-1], planes[0].shape[1] // 2
     stamps, splines = (np.require(a, float, "CW").reshape(-1, *a.shape[-2:]) for a in (psf, spline[0]))
     places, chi2, shifted, weight = np.array(offset, float), np.empty(m), np.empty((m, k, k)), np.empty((m, k, k))
     grid, scales = np.arange(-half, half + 1), step_scale(splines[0], spline[1], 2 * half + 1)

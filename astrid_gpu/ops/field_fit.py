@@ -1,4 +1,4 @@
-"""Fits over the field: a robust polynomial through what stars say, one through each pixel of theirs, small linear fits."""
+"""Fits over the field: a robust polynomial through what stars say, one through each pixel, small linear fits."""
 
 from __future__ import annotations
 

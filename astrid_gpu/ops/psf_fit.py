@@ -78,9 +78,7 @@ def step_scale(spline: Spline, half: int) -> tuple[float, float]:
     own = (coefficients[0] if coefficients.ndim == 3 else coefficients), first
     whole, weights, slopes = _taps(np.zeros(1))
     model = psf_at(own, half, np.zeros(1), np.zeros(1))[0]
-    true = [
-        _spread(own, half, (whole, a), (whole, b))[0] for a, b in ((-slopes, weights), (weights, -slopes))
-    ]
+    true = [_spread(own, half, (whole, a), (whole, b))[0] for a, b in ((-slopes, weights), (weights, -slopes))]
     seen = [-np.gradient(model, axis=axis) for axis in (0, 1)]
     scale = [float((t * d).sum() / max((d * d).sum(), 1e-300)) for t, d in zip(true, seen, strict=True)]
     return max(scale[0], 1.0), max(scale[1], 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,10 @@ def star_peaks(
     widths: tuple[float, float],
     reach: tuple[int, int],
     threshold: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    *,
+    xp: Any = np,
+    blur: Callable[[Any, float], Any] | None = None,
+) -> tuple[Any, Any, Any, Any]:
     r"""Find the sources above `threshold` in a Gaussian matched filter.
 
     With weights :math:`w = 1 / \sigma^2` (0 at bad pixels) and a Gaussian :math:`g` as wide as a star and of sum 1,
@@ -55,6 +59,9 @@ def star_peaks(
         See `peak_reach`.
     threshold : float
         Sigmas.
+    blur : callable, optional
+        Of a plane and the sigma of a Gaussian of sum 1, cut off at 4 sigma, with zeros beyond the frame; computes in
+        the type of `data`. Default: SciPy's, in float64.
 
     Returns
     -------
@@ -62,35 +69,48 @@ def star_peaks(
     snr, flux : float64 array (m,)
         s and f there. Cost: four Gaussian filters of the frame.
     """
-    values = np.where(bad, 0.0, data.astype(np.float64))
-    safe = np.where(bad, 1.0, np.broadcast_to(np.asarray(rms, float), data.shape))
-    weight = np.where(bad, 0.0, 1.0 / safe**2)
-    snr, flux = matched_filter(values, weight, widths[0])
-    fine, _ = matched_filter(values, weight, widths[1])
+    kind = np.dtype(np.float64) if blur is None else data.dtype
+    values = xp.where(bad, kind.type(0), data.astype(kind))
+    safe = xp.where(bad, kind.type(1), xp.broadcast_to(xp.asarray(rms, dtype=kind), data.shape))
+    weight = xp.where(bad, kind.type(0), kind.type(1) / safe**2)
+    snr, flux = matched_filter(values, weight, widths[0], xp=xp, blur=blur)
+    fine, _ = matched_filter(values, weight, widths[1], xp=xp, blur=blur)
     # Noise of the difference about 1, and 2 % for imperfect profiles.
     excess = fine - 0.5 * snr
     highest, nearby = reach
-    broad = _highest(snr, highest) & (snr > threshold)
-    close = _highest(fine, highest) & (excess > max(threshold, 5.0) + 0.02 * snr) & (fine > threshold)
+    broad = _highest(snr, highest, xp) & (snr > threshold)
+    close = _highest(fine, highest, xp) & (excess > max(threshold, 5.0) + 0.02 * snr) & (fine > threshold)
     close &= snr > threshold
-    y, x = np.nonzero(close | (broad & ~dilate(close, nearby)))
+    y, x = xp.nonzero(close | (broad & ~dilate(close, nearby, xp=xp)))
     return y, x, snr[y, x], flux[y, x]
 
 
-def matched_filter(data: np.ndarray, weight: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+def matched_filter(
+    data: Any, weight: Any, sigma: float, *, xp: Any = np, blur: Callable[[Any, float], Any] | None = None
+) -> tuple[Any, Any]:
     """Return s and f of `star_peaks` for a Gaussian of `sigma` pixels, cut off at 4 sigma; 0 where most is masked."""
+    smooth = blur or _gaussian
+    # g² is a Gaussian of sigma / sqrt(2) and of sum 1 / (4 pi sigma²).
+    norm = smooth(weight, sigma / float(np.sqrt(2))) / float(4 * np.pi * sigma**2)
+    signal = smooth(data * weight, sigma)
+    enough = norm > _LEAST_COVER * norm.max() if norm.size else norm > 0
+    safe, zero = xp.where(enough, norm, norm.dtype.type(1)), norm.dtype.type(0)
+    return xp.where(enough, signal / xp.sqrt(safe), zero), xp.where(enough, signal / safe, zero)
+
+
+def _gaussian(plane: np.ndarray, sigma: float) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
-    # g² is a Gaussian of sigma / sqrt(2) and of sum 1 / (4 pi sigma²).
-    norm = gaussian_filter(weight, sigma / np.sqrt(2), mode="constant") / (4 * np.pi * sigma**2)
-    signal = gaussian_filter(data * weight, sigma, mode="constant")
-    enough = norm > _LEAST_COVER * norm.max() if norm.size else norm > 0
-    safe = np.where(enough, norm, 1.0)
-    return np.where(enough, signal / np.sqrt(safe), 0.0), np.where(enough, signal / safe, 0.0)
+    return gaussian_filter(plane, sigma, mode="constant")  # type: ignore[no-any-return]
 
 
-def _highest(snr: np.ndarray, reach: int) -> np.ndarray:
-    """Return which pixels nothing within a square of `reach` exceeds."""
-    from scipy.ndimage import maximum_filter
-
-    return snr == maximum_filter(snr, size=2 * reach + 1, mode="constant")
+def _highest(snr: Any, reach: int, xp: Any) -> Any:
+    """Return which pixels nothing within a square of `reach` exceeds, nor zero, which is what lies outside."""
+    top = snr
+    for axis in (0, 1):
+        n, lines = snr.shape[axis], xp.pad(top, [(reach, reach) if k == axis else (0, 0) for k in (0, 1)])
+        parts = [lines[k : k + n] if axis == 0 else lines[:, k : k + n] for k in range(2 * reach + 1)]
+        top = parts[0].copy()
+        for part in parts[1:]:
+            xp.maximum(top, part, out=top)
+    return snr == top
