@@ -80,21 +80,40 @@ def _means(m: Moffat, y: np.ndarray, x: np.ndarray, fine: int, *, slopes: bool) 
     log = np.log1p(q)
     value = np.exp(-m.beta * log)
     if not slopes:
-        return _binned(value, fine)[None]
+        return _mean(value, fine)[None]
     by_q = -m.beta * value / (1.0 + q)
-    q_e1 = (dy**2 - dx**2) * scale + q * (m.e1 / round_**2)
-    q_e2 = (-2.0 * scale) * dx * dy + q * (m.e2 / round_**2)
-    q_y0 = scale * (2 * m.e2 * dx - 2 * (1 + m.e1) * dy)
-    q_x0 = scale * (2 * m.e2 * dy - 2 * (1 - m.e1) * dx)
-    planes = (value, by_q * (-2.0 * q), by_q * q_e1, by_q * q_e2, -m.beta * log * value, by_q * q_y0, by_q * q_x0)
-    return np.stack([_binned(plane, fine) for plane in planes])
+    # q and its derivatives are polynomials in dy and dx: the sums along x are made of by_q alone, those along y of them.
+    plain, first, second = (
+        _binned(by_q * power if power is not None else by_q, fine, 1) for power in (None, dx, dx**2)
+    )
+    xx, yy, xy = (_binned(part, fine, 0) for part in (second, plain * dy**2, first * dy))
+    along_y, along_x = _binned(plain * dy, fine, 0), _binned(first, fine, 0)
+    by_size = scale * ((1 - m.e1) * xx + (1 + m.e1) * yy - 2 * m.e2 * xy)
+    means = (
+        _mean(value, fine),
+        -2.0 * by_size,
+        scale * (yy - xx) + (m.e1 / round_**2) * by_size,
+        (-2.0 * scale) * xy + (m.e2 / round_**2) * by_size,
+        -m.beta * _mean(log * value, fine),
+        scale * (2 * m.e2 * along_x - 2 * (1 + m.e1) * along_y),
+        scale * (2 * m.e2 * along_y - 2 * (1 - m.e1) * along_x),
+    )
+    return np.stack(means)
 
 
-def _binned(values: np.ndarray, fine: int) -> np.ndarray:
+def _mean(values: np.ndarray, fine: int) -> np.ndarray:
+    return _binned(_binned(values, fine, 1), fine, 0)
+
+
+def _binned(values: np.ndarray, fine: int, axis: int) -> np.ndarray:
+    """Return means of `fine` neighbours along an axis."""
     if fine == 1:
         return values
-    rows = np.add.reduce([values[k::fine] for k in range(fine)])
-    return np.add.reduce([rows[:, k::fine] for k in range(fine)]) / fine**2  # type: ignore[no-any-return]
+    parts = [values[k::fine] if axis == 0 else values[:, k::fine] for k in range(fine)]
+    total = parts[0] + parts[1]
+    for part in parts[2:]:
+        total += part
+    return total * (1.0 / fine)  # type: ignore[no-any-return]
 
 
 def _points(fwhm: float) -> int:

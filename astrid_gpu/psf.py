@@ -8,7 +8,7 @@ import numpy as np
 
 from astrid_gpu._device_frame import device_of, subtract_sky, variance_of
 from astrid_gpu._field_fit import ORDERS, highest_order
-from astrid_gpu._host_ops import both, on_host
+from astrid_gpu._host_ops import both, host_backend, on_host
 from astrid_gpu._psf_field import fit_field, spread_over
 from astrid_gpu._psf_stack import PsfStack, build_psf
 from astrid_gpu.backends import Backend, get_backend, library_of, resolve_backend
@@ -138,7 +138,7 @@ def measure_one(
         device = asked
     if device is not None:
         image, variance = _sent(image, variance, device)
-    with on_host(None if device is not None else asked):
+    with on_host(host_backend() if device is not None or asked is None else asked):
         image, stars, variance = _prepare(image, stars, variance, device)
         chosen = _spread(stars, _choose(stars, min_snr, None), image.shape, max_stars, order)
         return _build(image, stars, chosen, variance, size, fallback, order, device)
@@ -187,10 +187,11 @@ def measure_psf_pair(
     else:
         catalogues = stars_science, stars_reference
         chosen = [_spread(s, g, science.shape, max_stars, order) for s, g in zip(catalogues, good, strict=True)]
-    return both(
-        lambda: _build(science, stars_science, chosen[0], variance_science, size, fallback, order),
-        lambda: _build(reference, stars_reference, chosen[1], variance_reference, size, fallback, order),
-    )
+    with on_host(host_backend()):
+        return both(
+            lambda: _build(science, stars_science, chosen[0], variance_science, size, fallback, order),
+            lambda: _build(reference, stars_reference, chosen[1], variance_reference, size, fallback, order),
+        )
 
 
 def _as_image(image: Any, backend: str | Backend) -> Image:

@@ -1,4 +1,4 @@
-"""Numba twin of ops/field_fit.py. One thread: a PSF's folds and both images of a pair go at once."""
+"""Numba twin of ops/field_fit.py. Pixels of large stamps go on all threads; else the folds of a PSF go at once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from astrid_gpu.kernels._threads import shares
 
 __all__ = ["fit_pixels", "fit_polynomial", "linear_fits"]
 
@@ -16,6 +17,7 @@ _FAR = 5.0
 _HUBER = 2.5
 _RIDGE = 1e-9
 _LANES = 32  # pixels fitted at once
+_BLOCK = 30_000  # stars times products of terms: of so many blocks of pixels a thread is woken for
 
 
 @nb.njit(cache=True, nogil=True, error_model="numpy")
@@ -272,8 +274,14 @@ def fit_pixels(basis: Any, values: Any, weight: Any) -> tuple[np.ndarray, np.nda
     """Fit a polynomial to each pixel; contract in `astrid_gpu.ops.field_fit.fit_pixels`."""
     basis, values, weight = (np.require(a, float, "CW") for a in (basis, values, weight))
     rows, columns = np.triu_indices(basis.shape[1])
-    out = np.empty((2, basis.shape[1], values.shape[1]))
-    _pixels(basis, basis[:, rows] * basis[:, columns], values, weight, *out)
+    squares, (m, p) = basis[:, rows] * basis[:, columns], values.shape
+    out = np.empty((2, basis.shape[1], p))
+
+    def part(first: int, last: int) -> None:
+        these = slice(_LANES * first, min(_LANES * last, p))
+        _pixels(basis, squares, values[:, these], weight[:, these], out[0, :, these], out[1, :, these])
+
+    shares(part, -(-p // _LANES), least=max(1, _BLOCK // (m * squares.shape[1])))
     return out[0], out[1]
 
 
