@@ -82,7 +82,7 @@ def _means(m: Moffat, y: np.ndarray, x: np.ndarray, fine: int, *, slopes: bool) 
     if not slopes:
         return _mean(value, fine)[None]
     by_q = -m.beta * value / (1.0 + q)
-    # q and its derivatives are polynomials in dy and dx: the sums along x are made of by_q alone, those along y of them.
+    # q and its derivatives are polynomials in dy and dx: by_q makes the sums along x, and they those along y.
     plain, first, second = (
         _binned(by_q * power if power is not None else by_q, fine, 1) for power in (None, dx, dx**2)
     )

@@ -25,7 +25,6 @@ __all__ = ["FieldFit", "fit_field", "spread_over"]
 
 _FOLDS = 5
 _ROUNDS = 1
-_PASSES = 2
 _CAUTION = 2.0  # a term multiplies its noise over the whole frame
 _LOOSE = 4.0  # times the limit for chi-squared about the constant PSF
 _ONE_THREAD = 1 << 18  # multiplications up to which OpenBLAS stays on one thread
@@ -139,14 +138,15 @@ class _Field:
         basis, weight = self.basis(order)[keep], self.stars.weight[keep]
         stars, none = self.stars.shifted[keep], np.zeros_like(self.psf)
         terms = self.constant(order) + smooth
-        for _ in range(_PASSES):
-            # Flux, centre and sky of a star were fitted with the PSF of the last pass.
+        for last in (False, True):
+            # Flux, centre and sky of a star were fitted with the PSF of the last pass, for which the shapes are enough.
             stars = self._settled(stars, _of_unit_sum(_stamps(basis, terms)), weight)
             plain = self.constant(order) + smooth
             smooth = smooth + self._by_shapes(basis, stars - _stamps(basis, plain), weight)
-            plain = self.constant(order) + smooth
-            pixels, error = _by_pixels(basis, stars - _stamps(basis, plain), weight)
-            terms = plain + tapered(blend(pixels, none, error, self.fwhm, _CAUTION)[0])
+            terms = self.constant(order) + smooth
+            if last:
+                pixels, error = _by_pixels(basis, stars - _stamps(basis, terms), weight)
+                terms = terms + tapered(blend(pixels, none, error, self.fwhm, _CAUTION)[0])
             terms[1:] -= terms[1:].sum((1, 2), keepdims=True) / terms[0].sum() * terms[0]
             terms /= terms[0].sum()
         return terms, smooth
