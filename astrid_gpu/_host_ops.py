@@ -21,7 +21,7 @@ _asked: ContextVar[Backend | None] = ContextVar("astrid_gpu_host_backend", defau
 
 @contextlib.contextmanager
 def on_host(backend: Backend | None) -> Iterator[None]:
-    """Make a backend of the CPU the one that `host_op` asks, here and in the threads begun from here; None changes nothing."""
+    """Make `host_op` ask a backend of the CPU, here and in the threads begun from here; None changes nothing."""
     token = _asked.set(backend) if backend is not None else None
     try:
         yield
