@@ -12,6 +12,7 @@ from astrid_gpu._host_ops import both, host_backend, on_host
 from astrid_gpu._psf_field import fit_field, spread_over
 from astrid_gpu._psf_stack import PsfStack, build_psf
 from astrid_gpu.backends import Backend, get_backend, library_of, resolve_backend
+from astrid_gpu.backends.blas import one_blas_thread
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.psf_stamps import fwhm_of
@@ -138,7 +139,7 @@ def measure_one(
         device = asked
     if device is not None:
         image, variance = _sent(image, variance, device)
-    with on_host(host_backend() if device is not None or asked is None else asked):
+    with one_blas_thread(), on_host(host_backend() if device is not None or asked is None else asked):
         image, stars, variance = _prepare(image, stars, variance, device)
         chosen = _spread(stars, _choose(stars, min_snr, None), image.shape, max_stars, order)
         return _build(image, stars, chosen, variance, size, fallback, order, device)
