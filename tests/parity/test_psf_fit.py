@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, fit_stars, psf_at, spline_of
+from astrid_gpu.ops.psf_fit import crowd_light, crowd_sums, fit_stars, psf_at, spline_of, step_scale
 from astrid_gpu.ops.psf_register import fourier_shift
 from astrid_gpu.ops.psf_stamps import moffat_stamp
 from astrid_gpu.ops.stamps import gather_stamps
@@ -84,3 +84,17 @@ def test_fourier_shift_is_the_phase(rng):
     expected = np.fft.irfft2(np.fft.rfft2(stamps) * phase, (25, 25))
     np.testing.assert_allclose(fourier_shift(stamps, offset), expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(fourier_shift(stamps, offset, 4), expected[:, 4:-4, 4:-4], rtol=0, atol=1e-12)
+
+
+def test_step_scale():
+    """Differences of pixels understate a narrow PSF's slopes, hence overstate shifts; of a wide one they hardly do."""
+    found = []
+    for width in (1.6, 3.0, 6.0):
+        spline = spline_of(moffat_stamp(width, 3.0, 25), 15, 4.0)
+        down, across = step_scale(spline, 15)
+        np.testing.assert_allclose(kernels.step_scale(spline[0], spline[1], 31), (down, across), rtol=1e-12)
+        assert down == pytest.approx(across)
+        found.append(down)
+    assert found[0] > found[1] > found[2] > 1
+    # sin(k) / k = 1 - k² / 6 is what differences leave of a slope; k² is about 3 / (2 sigma²) of a Gaussian's.
+    assert found[2] == pytest.approx(1 + 0.25 / (6.0 / 2.355) ** 2, abs=0.03)
