@@ -119,7 +119,7 @@ class _Windows:
         self.width, self.half = width, int(np.ceil(_SKY[1] * width)) + 1
         self.middle = _square((psf if isinstance(psf, PSF) else psf.at()).data)
         cuts = Cuts(image, None, stars[chosen], self.half)
-        light = Crowd(image, image.bad, stars, chosen, cuts, self.middle.shape[0] // 2).light(self.middle)
+        light = Crowd(image, stars, chosen, cuts, self.middle.shape[0] // 2).light(self.middle)
         self.variance, self.bad = cuts.variance + (0.1 * light) ** 2, cuts.bad
         self.data = cuts.data - light
         offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)

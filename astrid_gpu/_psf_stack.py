@@ -13,7 +13,7 @@ from astrid_gpu._psf_crowd import Crowd, Cuts
 from astrid_gpu.backends import Backend
 from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, Spline, spline_of
-from astrid_gpu.ops.psf_register import Aligned, fourier_shift, register_stars, robust_mean
+from astrid_gpu.ops.psf_register import Aligned, fourier_shift, mean_star, register_stars
 from astrid_gpu.ops.psf_stamps import centroid_of, fwhm_of
 
 __all__ = ["PsfStack", "Registered", "blend", "build_psf", "inliers", "register", "spline_reach", "tapered"]
@@ -165,7 +165,7 @@ def inliers(chi2: np.ndarray, factor: float = 1.0) -> np.ndarray:
 
 def _average(stamps: np.ndarray, weight: np.ndarray, psf: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the robust mean of stars, `psf` where there is none, and its error: the ring's, from the scatter."""
-    mean, total, formal = host_op("robust_mean", robust_mean)(stamps, weight)
+    mean, total, formal = host_op("mean_star", mean_star)(stamps, weight)
     seen = total > 0
     if len(stamps) >= 5:
         n = len(stamps)

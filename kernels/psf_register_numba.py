@@ -9,7 +9,7 @@ import numpy as np
 from astrid_gpu.kernels._threads import shares
 from astrid_gpu.kernels.psf_fit_numba import fit_one, render, step_scale
 
-__all__ = ["register_stars", "robust_mean"]
+__all__ = ["mean_star", "register_stars"]
 
 _FAST = {"contract", "nsz", "reassoc"}
 # As in the reference.
@@ -264,8 +264,8 @@ def register_stars(
     return shifted, weight, places, chi2
 
 
-def robust_mean(stamps: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Average stars; contract in `astrid_gpu.ops.psf_register.robust_mean`."""
+def mean_star(stamps: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average stars; contract in `astrid_gpu.ops.psf_register.mean_star`."""
     m, shape = len(stamps), stamps.shape[1:]
     if m < _FEWEST:
         total = weight.sum(axis=0)

@@ -53,7 +53,7 @@ _OPS = {
     "psf_at": "psf_fit_numba",
     "fit_stars": "psf_fit_numba",
     "register_stars": "psf_register_numba",
-    "robust_mean": "psf_register_numba",
+    "mean_star": "psf_register_numba",
     "fit_polynomial": "field_fit_numba",
     "fit_pixels": "field_fit_numba",
     "linear_fits": "field_fit_numba",

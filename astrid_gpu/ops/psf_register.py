@@ -8,7 +8,7 @@ import numpy as np
 
 from astrid_gpu.ops.psf_fit import MODEL_ERROR, Spline, fit_stars, psf_at
 
-__all__ = ["Aligned", "fourier_shift", "register_stars", "robust_mean"]
+__all__ = ["Aligned", "fourier_shift", "mean_star", "register_stars"]
 
 _LIGHT_ERROR = 0.05
 """Of the neighbours' light: it is taken off to so much only."""
@@ -105,7 +105,7 @@ def fourier_shift(stamps: np.ndarray, offset: np.ndarray, margin: int = 0) -> np
     return down @ stamps @ across.transpose(0, 2, 1)
 
 
-def robust_mean(stamps: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_star(stamps: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the weighted mean of stars, pixel by pixel, with Huber weights about their median.
 
     Parameters
