@@ -146,7 +146,8 @@ class _Windows:
         """Return filtered over aperture flux - 1 of each star, its variance, and which stars have both."""
         seen = np.where(self.bad, 0.0, self.psf)
         inside = self.radius < _APERTURE * self.width
-        light = (self.psf * inside).sum((1, 2))
+        own = self.own_width()  # stars of the given PSF's shape and their own width have as much light beyond as it has
+        light = (self.psf * (self.radius < _APERTURE * (own if np.isfinite(own) else self.width))).sum((1, 2))
         norm = (seen**2).sum((1, 2))
         ok = ~(self.bad & inside).any((1, 2)) & (light > 0.5) & (norm > 0) & (self.n_sky > 20)
         light, norm = np.where(ok, light, 1.0), np.where(ok, norm, 1.0)
