@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from astrid_gpu.ops.groups import linked_groups
+
 __all__ = ["FRACTIONS", "SPLITS", "object_keys", "split_of"]
 
 SPLITS = ("train", "validation", "test")
@@ -59,8 +61,6 @@ def object_keys(candidates: np.ndarray | None, n: int, ids: Any = None) -> list[
 
 def _linked(candidates: np.ndarray, *, sky: bool) -> list[str]:
     """Return the keys of candidates that all have a sky position, or all only a pixel."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
     from scipy.spatial import cKDTree
 
     if sky:
@@ -70,12 +70,10 @@ def _linked(candidates: np.ndarray, *, sky: bool) -> list[str]:
     else:
         points = np.stack([candidates["x"], candidates["y"]], axis=1)
         reach, first, second = LINK_PIXELS, candidates["y"], candidates["x"]
-    pairs, n = cKDTree(points).query_pairs(reach, output_type="ndarray"), len(points)
-    edges = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    _, group = connected_components(edges, directed=False)
+    group = linked_groups(cKDTree(points).query_pairs(reach, output_type="ndarray"), len(points))
     order = np.lexsort((second, first, group))
-    _, starts = np.unique(group[order], return_index=True)
-    leader = order[starts][group]
+    numbers, starts = np.unique(group[order], return_index=True)
+    leader = order[starts][np.searchsorted(numbers, group)]
     return [_cell(first[i], second[i], sky=sky) for i in leader]
 
 

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu.ops.groups import linked_groups
+
 __all__ = ["NEIGHBOURS", "Maxima", "find_peaks", "resolve_plateaus", "select_peaks", "suppress"]
 
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
@@ -172,13 +174,9 @@ def _flood(image: Any, mask: Any, seeds: Maxima, signs: np.ndarray, xp: Any) -> 
 
 def _first_of_each(meetings: np.ndarray, higher: np.ndarray) -> np.ndarray:
     """Join seeds that met; keep the first seed of each plateau that touches nothing higher."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     m = higher.size
-    graph = coo_array((np.ones(meetings.shape[1], bool), (meetings[0], meetings[1])), shape=(m, m))
-    count, plateau = connected_components(graph, directed=False)
-    spoiled = np.zeros(count, bool)
+    plateau = linked_groups(meetings.T, m)
+    spoiled = np.zeros(m, bool)
     np.logical_or.at(spoiled, plateau, higher)
     first = np.zeros(m, bool)
     first[np.unique(plateau, return_index=True)[1]] = True

@@ -7,6 +7,7 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu._field_fit import highest_order
+from astrid_gpu._psf_crowd import conjugate_gradients
 from astrid_gpu._psf_field import spread_over
 from astrid_gpu.errors import InputError, PsfError
 from astrid_gpu.image import Image
@@ -152,3 +153,14 @@ def test_an_image_on_a_device_is_no_matter_for_the_cpu():
 
     with pytest.raises(TypeError, match=r"on a GPU but backend 'numpy' runs on the CPU; call \.get\(\)"):
         measure_psf(OnDevice(), backend="numpy")
+
+
+def test_fluxes_of_a_crowd_solve_their_equations(rng):
+    overlap = rng.uniform(0, 0.2, (60, 60)) * (rng.random((60, 60)) < 0.1)
+    matrix = 0.3 * np.eye(60) + overlap @ overlap.T
+    truth = rng.exponential(100.0, 60)
+    first = truth * rng.normal(1, 0.3, 60)
+    found = conjugate_gradients(matrix, matrix @ truth, first)
+    # The residual is 1e-4 of the right side; the least eigenvalue is 0.3 at least.
+    assert np.linalg.norm(found - truth) < 1e-4 * np.linalg.norm(matrix @ truth) / 0.3
+    np.testing.assert_array_equal(conjugate_gradients(matrix, matrix @ truth, truth), truth)
