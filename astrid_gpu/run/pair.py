@@ -99,7 +99,6 @@ def run_pair(
         with profile.stage("other", "flags, metrics"):
             diff = subtract(*images, config=settings, **given)
         profile.split(diff.metrics["profile"], _told(diff))
-        fits = beside(lambda: diff.write(Path(output) / "difference.fits", extensions))
         with profile.stage("detection"):
             candidates, maps = both(
                 lambda: detect(diff, finding.threshold, finding.polarity, extractor=finding.extractor),
@@ -108,6 +107,7 @@ def run_pair(
         profile.tell(f"{len(candidates)} candidates beyond {finding.threshold:g} sigma by {finding.extractor}")
         page = summary_page(diff, candidates, maps=maps)
         draughtsman.draw(page, Path(output) / "summary.png")  # first, as it takes longest
+        fits = beside(lambda: diff.write(Path(output) / "difference.fits", extensions))
         with profile.stage("quality"):
             verdict = quality(diff, candidates)
         profile.tell(f"{verdict.verdict}, {len(verdict.checks)} checks")
