@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["bleed_trails"]
+__all__ = ["bleed_trails", "occupied"]
 
 _LEAST = 3  # saturated pixels of a core from which charge is looked for
 _CONTRAST = 3.0  # times as much light as at the same distance across: elongated stars have less, spikes are crosses
@@ -38,7 +38,7 @@ def bleed_trails(raw: np.ndarray, saturated: np.ndarray, sky: float, noise: floa
     from scipy.ndimage import find_objects, label
 
     trails = np.zeros(raw.shape, bool)
-    rows, columns = (_occupied(np.any(saturated, axis)) for axis in (1, 0))
+    rows, columns = (occupied(np.any(saturated, axis)) for axis in (1, 0))
     parts, _ = label(saturated[np.ix_(rows, columns)], np.ones((3, 3)))
     cores = [
         (parts[box] == n, rows[box[0].start], columns[box[1].start]) for n, box in enumerate(find_objects(parts), 1)
@@ -52,7 +52,7 @@ def bleed_trails(raw: np.ndarray, saturated: np.ndarray, sky: float, noise: floa
     return trails & ~saturated
 
 
-def _occupied(lines: Any) -> np.ndarray:
+def occupied(lines: Any) -> np.ndarray:
     """Return the numbers of lines that hold something, with one empty line after each run: neighbours stay such."""
     kept = lines.copy()
     kept[1:] |= lines[:-1]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._bleed import occupied
 from astrid_gpu.flags import INVALID, PixelFlag
 from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.results import Step
@@ -71,12 +72,14 @@ def star_lines(score: np.ndarray, mask: np.ndarray, fwhm: float, correlated: flo
 def _cores(saturated: np.ndarray) -> list[_Core]:
     from scipy.ndimage import find_objects, label
 
-    parts, _ = label(saturated, np.ones((3, 3)))
+    rows, columns = (occupied(np.any(saturated, axis)) for axis in (1, 0))
+    parts, _ = label(saturated[np.ix_(rows, columns)], np.ones((3, 3)))
     sizes = np.bincount(parts.ravel())
     sizes[0] = 0
     chosen = [int(k) for k in np.argsort(-sizes, kind="stable")[:_MOST] if sizes[k] >= _LEAST]
     boxes = find_objects(parts)
-    return [_Core(b[0].start, b[0].stop - 1, b[1].start, b[1].stop - 1) for b in (boxes[k - 1] for k in chosen)]
+    ends = ((rows[b[0]], columns[b[1]]) for b in (boxes[k - 1] for k in chosen))
+    return [_Core(int(y[0]), int(y[-1]), int(x[0]), int(x[-1])) for y, x in ends]
 
 
 def _look(score: np.ndarray, mask: np.ndarray, out: np.ndarray, core: _Core, margin: int, correlated: float) -> None:
