@@ -25,7 +25,7 @@ demo: $(STAMP)
 	$(VENV)/bin/astrid-gpu demo -o $(OUTPUT)
 
 test: $(STAMP)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n auto --maxprocesses 4
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
