@@ -8,6 +8,7 @@ file is a rival too: a subtraction reads two such files, and measuring a PSF sho
 
 from __future__ import annotations
 
+import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -67,13 +68,23 @@ def make_psf(backend, side, amplitude, order):
 
 
 def make_reading(side, amplitude):
-    """Reading the exposure from a FITS file."""
+    """Reading the exposure from a FITS file: a new one, from the disk, and one that the system holds in memory."""
     from astropy.io import fits
 
-    folder = tempfile.mkdtemp()
-    path = Path(folder) / "image.fits"
+    path = Path(tempfile.mkdtemp()) / "image.fits"
     fits.PrimaryHDU(field(side, amplitude)[0].data).writeto(path)
-    return lambda: read_image(path)
+    found = {"read_image": lambda: read_image(path)}
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+
+        def new():
+            with path.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            read_image(path)
+
+        found["read_image, new file"] = new
+    return found
 
 
 def make_epsf(side, amplitude):
@@ -119,7 +130,7 @@ def epsf_misfit(epsf, side):
 
 
 def _rivals(side, amplitude):
-    found = {"read_image": make_reading(side, amplitude)} if installed("astropy") else {}
+    found = make_reading(side, amplitude) if installed("astropy") else {}
     if installed("photutils"):
         found["photutils EPSFBuilder"] = make_epsf(side, amplitude)
     return found
@@ -145,7 +156,7 @@ def test_over_the_field(bench, backend):
         pytest.skip("Numba is not installed")
     side = 640 if bench.quick else 3072
     work = Work(make_psf, {"backend": backend, "side": side, "amplitude": 0.06, "order": "auto"}, {"side": 256})
-    rivals = {"read_image": make_reading(side, 0.06)} if installed("astropy") else {}
+    rivals = make_reading(side, 0.06) if installed("astropy") else {}
     bench.row("PSF over the field", backend, f"{side} x {side}", work, rivals=rivals, tolerance=0.04,
               error=lambda got: misfit(got, side, 0.06), error_of="peak", pixels=side * side,
               notes=lambda got: {"stars": got.n_stars, "order": getattr(got, "order", 0)})  # fmt: skip
