@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from astrid_gpu.backends import Backend
 from astrid_gpu.engine.peaks import gather
+from astrid_gpu.ops.noise import row_medians
 
 __all__ = ["among_residuals"]
 
@@ -65,31 +67,40 @@ def _widths(backend: Backend, score: Any, peaks: np.ndarray, fwhm: float) -> np.
     v, u = np.mgrid[-half : half + 1, -half : half + 1]
     distance = np.hypot(v, u)
     ring = np.abs(stamps[:, (distance >= inner) & (distance <= outer)].astype(np.float64))
-    usable = np.isfinite(ring).mean(axis=1) > 1 / 3
-    width = np.zeros(len(peaks))
-    if usable.any():
-        width[usable] = 1.4826 * np.nanmedian(ring[usable], axis=1)
-    return width
+    middle, n = row_medians(ring)
+    return np.where(n > ring.shape[1] / 3, 1.4826 * middle, 0.0)
 
 
 def _brightest_near(backend: Backend, image: Any, y: np.ndarray, x: np.ndarray, fwhm: float) -> np.ndarray:
-    """Return the height above the sky of the brightest pixel within `_REACH` FWHM of each place, to a FWHM.
-
-    The image is reduced by blocks first.
-    """
-    from scipy.ndimage import maximum_filter
-
-    xp = backend.xp
+    """Return the height above the sky of the brightest pixel within `_REACH` FWHM of each place, to a FWHM."""
     side = max(1, round(fwhm))
-    ny, nx = image.shape
-    rows, columns = -(-ny // side), -(-nx // side)
-    padded = xp.full((rows * side, columns * side), -np.inf, image.dtype)
-    padded[:ny, :nx] = xp.where(xp.isfinite(image), image, -np.inf)
-    blocks = backend.to_host(padded.reshape(rows, side, columns, side).max(axis=(1, 3)))
-    reach = 2 * round(_REACH * fwhm / side) + 1
-    highest = maximum_filter(blocks, size=reach, mode="nearest")
-    step = max(1, int(np.sqrt(ny * nx / _SAMPLE)))
+    reach = round(_REACH * fwhm / side)
+    blocks = np.pad(_highest_of_blocks(backend, image, side), reach, constant_values=-np.inf)
+    around = sliding_window_view(blocks, (2 * reach + 1,) * 2)
+    parts = np.split(np.arange(len(y)), range(_AT_ONCE, len(y), _AT_ONCE))
+    highest = np.concatenate([around[y[part] // side, x[part] // side].max(axis=(1, 2)) for part in parts])
+    step = max(1, int(np.sqrt(image.size / _SAMPLE)))
     sample = backend.to_host(image[::step, ::step])
     finite = sample[np.isfinite(sample)]
     sky = float(np.median(finite)) if finite.size else 0.0
-    return np.asarray(highest[y // side, x // side], np.float64) - sky
+    return highest.astype(np.float64) - sky
+
+
+def _highest_of_blocks(backend: Backend, image: Any, side: int) -> np.ndarray:
+    """Return the largest pixel of each block of `side` on the host, NaN left out."""
+    ny, nx = image.shape
+    if not backend.is_gpu:  # row by row of a block, then column by column: no copy of the image
+        return _highest_of_rows(_highest_of_rows(image, side).T, side).T
+    xp = backend.xp
+    padded = xp.full((-(-ny // side) * side, -(-nx // side) * side), -np.inf, image.dtype)
+    padded[:ny, :nx] = xp.where(xp.isnan(image), -np.inf, image)
+    return backend.to_host(padded.reshape(-(-ny // side), side, -1, side).max(axis=(1, 3)))
+
+
+def _highest_of_rows(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the largest of every `side` rows, -inf for NaN."""
+    out = np.full((-(-len(image) // side), image.shape[1]), -np.inf, image.dtype)
+    for first in range(side):
+        rows = image[first::side]
+        np.fmax(out[: len(rows)], rows, out=out[: len(rows)])
+    return out

@@ -12,6 +12,7 @@ from astrid_gpu.backends import Backend
 from astrid_gpu.engine.peaks import gather, measure
 from astrid_gpu.flags import INVALID, CandidateFlag
 from astrid_gpu.ops.moments import PsfWindow, Refined, Shapes, calibrate_peaks, refine_peaks, shapes
+from astrid_gpu.ops.noise import row_medians
 from astrid_gpu.ops.point_source import point_source_chi2
 
 __all__ = ["DIPOLE_FLOOR", "Maps", "climb", "measure_candidates"]
@@ -221,7 +222,7 @@ def _on_bright_star(
     round_about = stamps.reshape(len(y), -1)
     finite = np.where(np.isfinite(round_about), round_about, np.nan)
     finite[~np.isfinite(finite).any(axis=1)] = 0.0
-    static = seen[:, 1] - sums[:, 1] - np.nanmedian(finite, axis=1) * seen[:, 0]
+    static = seen[:, 1] - sums[:, 1] - row_medians(finite)[0] * seen[:, 0]
     return np.abs(sums[:, 1]) < _RESIDUAL * static
 
 

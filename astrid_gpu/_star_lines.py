@@ -9,6 +9,7 @@ import numpy as np
 
 from astrid_gpu._bleed import occupied
 from astrid_gpu.flags import INVALID, PixelFlag
+from astrid_gpu.ops.noise import row_medians
 from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.results import Step
 
@@ -106,7 +107,7 @@ def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
             break
         length = min(wanted, values.shape[1])
         part = values[:, :length]
-        middle, n = _medians(part)
+        middle, n = row_medians(part)
         usable = n >= length / 2
         middle[~usable] = np.nan
         if np.count_nonzero(usable & ~own) < np.count_nonzero(~own) / 2:
@@ -122,14 +123,6 @@ def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
         if wanted >= values.shape[1]:
             break
     return odd
-
-
-def _medians(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the median of what is finite in each line, and how many pixels that are."""
-    held = np.sort(lines, axis=1)  # NaN last
-    n = held.shape[1] - np.count_nonzero(np.isnan(held), axis=1)
-    at = np.arange(len(held))
-    return 0.5 * (held[at, np.maximum(n - 1, 0) // 2] + held[at, np.minimum(n // 2, held.shape[1] - 1)]), n
 
 
 def flag_star_lines(maps: dict[str, Any], psf: Any, metrics: dict[str, Any]) -> list[Step]:

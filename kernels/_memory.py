@@ -4,7 +4,7 @@ The system gives a large array page by page, each cleared at its first touch, an
 stacks subtracted one after the other that costs as much as a tenth of the arithmetic. Arrays from here are plain NumPy
 arrays; when the last view of one is gone, its memory waits for the next array of about its size.
 
-``ASTRID_GPU_KEEP_MIB`` limits what waits, in MiB (default: a tenth of the machine's memory, at most 4 GiB); 0 gives
+``ASTRID_GPU_KEEP_MIB`` limits what waits, in MiB (default: an eighth of the machine's memory, at most 4 GiB); 0 gives
 everything back at once.
 """
 
@@ -96,4 +96,4 @@ def _limit() -> int:
         whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         whole = 4 << 30
-    return min(4 << 30, whole // 10)
+    return min(4 << 30, whole // 8)

@@ -13,6 +13,7 @@ __all__ = [
     "median_sigma",
     "pixel_sigma",
     "ring_weights",
+    "row_medians",
     "smooth_good",
     "source_variance",
 ]
@@ -30,6 +31,17 @@ def median_sigma(values: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     middle = float(np.median(values))
     return middle, MAD_TO_SIGMA * float(np.median(np.abs(values - middle)))
+
+
+def row_medians(lines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the median of what is not NaN in each row, NaN where nothing is, and how many values that are.
+
+    `numpy.nanmedian` goes through short rows one by one.
+    """
+    held = np.sort(lines, axis=1)  # NaN last
+    n = held.shape[1] - np.count_nonzero(np.isnan(held), axis=1)
+    at = np.arange(len(held))
+    return 0.5 * (held[at, np.maximum(n - 1, 0) // 2] + held[at, np.minimum(n // 2, held.shape[1] - 1)]), n
 
 
 def lower_sigma(values: np.ndarray, level: float) -> float:

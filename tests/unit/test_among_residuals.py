@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
+from astrid_gpu._among_residuals import _highest_of_blocks
 from astrid_gpu.flags import CandidateFlag
 from astrid_gpu.image import Image
 from astrid_gpu.ops.psf_stamps import moffat_stamp
@@ -75,3 +76,14 @@ def test_stars_of_a_psf_that_is_too_narrow_are_told(rng):
     near = (distance > 6) & (distance < 30)
     assert near.sum() >= 3
     assert bright[near].mean() > 0.7
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7])
+def test_the_brightest_near_is_that_of_the_whole_blocks(rng, side):
+    image = rng.normal(size=(53, 61)).astype(np.float32)
+    image[rng.random(image.shape) < 0.3] = np.nan
+    image[:14, :14] = np.nan
+    found = _highest_of_blocks(ag.get_backend("numpy"), image, side)
+    for row, column in np.ndindex(found.shape):
+        block = image[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        assert found[row, column] == np.nanmax(np.append(block, -np.inf))
