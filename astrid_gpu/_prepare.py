@@ -244,24 +244,8 @@ class PairPreparer:
         metrics: dict[str, Any] = {
             "flux_ratio": float(beta),
             "flux_ratio_error": beta_error,
-            "offset": float(ratio.gamma),
-            "flux_scatter": float(ratio.intrinsic),
-            "flux_order": 0 if matched.model is None else matched.model.order,
-            "n_flux_stars": int(ratio.n_stars),
-            "shift_y": float(ratio.dy),
-            "shift_x": float(ratio.dx),
-            "astrometric_error_y": float(astrometric[0]),
-            "astrometric_error_x": float(astrometric[1]),
-            "fwhm_science": float(psfs[0].fwhm),
-            "fwhm_reference": float(psfs[1].fwhm),
-            "sigma_science": float(sci.sigma),
-            "sigma_reference": float(sigma_r),
-            "noise_factor": float(matched.factor),
-            "pixel_noise_factor": float(aligned.noise_factor),
-            "map_error": float(aligned.map_error),
-            **matched.noise.metrics,
+            **_metrics(sci, aligned, sigma_r, psfs, matched),
             **psf_metrics(steps),
-            "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
             "profile": profile,
         }
         flags, details = known or pair_flags(sci.image, aligned)
@@ -295,6 +279,32 @@ class PairPreparer:
                 "reference_meta": dict(self.reference.meta),
             },
         )
+
+
+def _metrics(
+    sci: Exposure, aligned: Aligned, sigma_r: float, psfs: tuple[PSF, PSF], matched: Matched
+) -> dict[str, Any]:
+    """Return the numbers of a matched pair."""
+    ratio, astrometric = matched.ratio, matched.registered.error
+    return {
+        "offset": float(ratio.gamma),
+        "flux_scatter": float(ratio.intrinsic),
+        "flux_order": 0 if matched.model is None else matched.model.order,
+        "n_flux_stars": int(ratio.n_stars),
+        "shift_y": float(ratio.dy),
+        "shift_x": float(ratio.dx),
+        "astrometric_error_y": float(astrometric[0]),
+        "astrometric_error_x": float(astrometric[1]),
+        "fwhm_science": float(psfs[0].fwhm),
+        "fwhm_reference": float(psfs[1].fwhm),
+        "sigma_science": float(sci.sigma),
+        "sigma_reference": float(sigma_r),
+        "noise_factor": float(matched.factor),
+        "pixel_noise_factor": float(aligned.noise_factor),
+        "map_error": float(aligned.map_error),
+        **matched.noise.metrics,
+        "overlap": np.count_nonzero(aligned.footprint) / aligned.footprint.size,
+    }
 
 
 def _raised(variance: np.ndarray, factor: float) -> np.ndarray:

@@ -22,6 +22,7 @@ from astrid_gpu.cutouts import cutouts
 from astrid_gpu.dataset import write_dataset
 from astrid_gpu.detect import detect
 from astrid_gpu.flags import decode
+from astrid_gpu.image import Image
 from astrid_gpu.io import atomic_path, open_image
 from astrid_gpu.io.difference import check_extensions
 from astrid_gpu.quality import Quality, quality
@@ -90,12 +91,7 @@ def run_pair(
     with profile.stage("picture, start", "a process that imports matplotlib meanwhile"):
         draughtsman = Draughtsman()
     try:
-        with profile.stage("reading"):
-            images = [
-                open_image(path, **dict(planes or {}))
-                for path, planes in ((science, science_planes), (reference, reference_planes))
-            ]
-        profile.tell(", ".join(f"{image.shape[1]}x{image.shape[0]} {image.data.dtype}" for image in images))
+        images = _read(profile, (science, science_planes), (reference, reference_planes))
         with profile.stage("other", "flags, metrics"):
             diff = subtract(*images, config=settings, **given)
         profile.split(diff.metrics["profile"], _told(diff))
@@ -122,6 +118,14 @@ def run_pair(
     files["summary.json"] = _write_summary(diff, candidates, verdict, settings, finding, Path(output), files)
     profile.stop()
     return PairRun(diff, candidates, files, verdict, profile)
+
+
+def _read(profile: Profile, *files: tuple[str | Path, Mapping[str, Any] | None]) -> list[Image]:
+    """Open files with their planes."""
+    with profile.stage("reading"):
+        images = [open_image(path, **dict(planes or {})) for path, planes in files]
+    profile.tell(", ".join(f"{image.shape[1]}x{image.shape[0]} {image.data.dtype}" for image in images))
+    return images
 
 
 def _told(diff: Difference) -> dict[str, str]:
