@@ -354,8 +354,14 @@ __global__ void __launch_bounds__(256, 3) mesh_statistics(
   put_box(clip_box(box, &room, bins, found, clip), statistic, level, rms, count);
 }
 
-// The same for boxes of at most 4096 pixels, which stay in registers: global memory is read once.
-__global__ void __launch_bounds__(256, 3) mesh_statistics_held(
+// The same for boxes of at most 4096 pixels, which stay in registers: global memory is read once. On sm_100 a third block
+// would leave the compiler a register short.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+#define HELD_BLOCKS 2
+#else
+#define HELD_BLOCKS 3
+#endif
+__global__ void __launch_bounds__(256, HELD_BLOCKS) mesh_statistics_held(
     const float* __restrict__ images, const unsigned char* __restrict__ mask, double* __restrict__ level,
     double* __restrict__ rms, int* __restrict__ count, int ny, int nx, long long mask_stride, double clip,
     int statistic) {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -45,7 +46,7 @@ def fast_length(n: int) -> int:
         size += step
 
 
-class FftProvider:
+class FftProvider(ABC):
     """A library of real two-dimensional FFTs, over the last two axes.
 
     float32 gives complex64 and back; every other type is computed in float64. Safe to call from several threads, each
@@ -115,12 +116,13 @@ class FftProvider:
         own = given if usable else given.astype(kept)
         return self._inverse(own, int(shape[1]), threads or self.threads)
 
+    @abstractmethod
     def _forward(self, images: np.ndarray, shape: tuple[int, ...], threads: int) -> np.ndarray:
-        raise NotImplementedError
+        """Return spectra of images, which are not altered."""
 
+    @abstractmethod
     def _inverse(self, spectra: np.ndarray, nx: int, threads: int) -> np.ndarray:
         """Return images from spectra that may be destroyed."""
-        raise NotImplementedError
 
 
 class _Scipy(FftProvider):

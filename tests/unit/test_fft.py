@@ -156,7 +156,7 @@ def test_a_missing_one_is_an_error_with_the_install_line(monkeypatch, name, extr
 
 @pytest.mark.usefixtures("forgetful")
 def test_a_broken_one_is_told_and_auto_goes_on_without_it(monkeypatch, caplog):
-    class Broken(fft.FftProvider):
+    class Broken(fft._Scipy):
         name, install = "mkl", "pip install 'astrid-gpu[mkl]'"
 
         def __init__(self):
