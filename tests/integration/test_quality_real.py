@@ -36,9 +36,14 @@ def test_a_real_trail_is_found(data_dir):
     on = (diff.mask & int(PixelFlag.TRAIL)) != 0
     assert diff.metrics["n_trails"] == 1
     (trail,) = next(step.values["trails"] for step in diff.steps if step.stage == "trails")
-    assert trail["score"] > 90  # along its middle; its flagged width is cut in steps of a FWHM and may hold some sky
-    assert np.median(diff.score_corr[on & np.isfinite(diff.score_corr)]) > 30
+    assert trail["score"] > 90  # along its middle; its flagged width comes in steps of two FWHM and may hold some sky
     y, x = np.nonzero(on)
+    along = np.array([trail["y1"] - trail["y0"], trail["x1"] - trail["x0"]])
+    across = np.abs((y - trail["y0"]) * along[1] - (x - trail["x0"]) * along[0]) / np.hypot(*along)
+    score = diff.score_corr[y, x]
+    assert np.nanmedian(score[across < 0.4 * trail["width"]]) > 50  # four fifths of the width
+    assert np.nanmedian(score[across < 0.25 * trail["width"]]) > 70
+    assert np.nanmedian(score) > 40
     assert y.min() > 330
     assert x.min() > 450
     cands = ag.detect(diff)
