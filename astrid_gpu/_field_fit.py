@@ -8,11 +8,12 @@ from astrid_gpu._host_ops import host_op
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
 from astrid_gpu.ops.field_fit import fit_polynomial
 
-__all__ = ["ORDERS", "highest_order", "left_out", "lowest_order"]
+__all__ = ["ORDERS", "highest_order", "left_out", "leverages", "lowest_order"]
 
 ORDERS = (0, 1, 2, 3)
 _PER_TERM = 3  # stars for every term of the polynomial
 _LEVERAGE = 1.0  # variance of the fit anywhere in the frame over that of one star
+_RANK = 1e-6  # singular value of the terms, over the number of stars, below which they do not tell terms apart
 _SURE = 2.0  # standard errors by which a higher order must predict better
 
 
@@ -28,17 +29,24 @@ def highest_order(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> int:
         if len(y) < _PER_TERM * n_terms(order):
             break
         basis, frame = terms_at(y, x, order, centre, scale), terms_at(gy, gx, order, centre, scale)
-        if np.linalg.matrix_rank(basis, tol=1e-6 * len(y)) < basis.shape[1]:
+        normal = basis.T @ basis
+        if np.linalg.eigvalsh(normal)[0] < (_RANK * len(y)) ** 2:
             break
-        leverage = np.einsum("gk,kl,gl->g", frame, np.linalg.inv(basis.T @ basis), frame)
-        if leverage.max() > _LEVERAGE:
+        if leverages(frame, normal).max() > _LEVERAGE:
             break
         best = order
     return best
 
 
-def left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return chi-squared of each star about polynomials fitted to the others, (orders, m).
+def leverages(basis: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Return b^T A^-1 b of terms b (m, n) and matrices A (..., n, n), (..., m)."""
+    return ((basis @ np.linalg.inv(normal)) * basis).sum(axis=-1)  # type: ignore[no-any-return]
+
+
+def left_out(
+    bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return chi-squared of each star about polynomials fitted to the others, (orders, m), and the polynomials.
 
     Parameters
     ----------
@@ -46,16 +54,25 @@ def left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) ->
         Terms at the stars, one array for each order, the highest last: what varies beyond the errors is measured there.
     values, errors : arrays (m, k)
         k quantities of each star; the chi-squared of each is cut at 25 and added.
+
+    Returns
+    -------
+    chi2 : float64 array (orders, m)
+    coefficients : list of float64 arrays (k, n_terms)
+        For each order, those fitted to all stars.
     """
-    out, fit = np.zeros((len(bases), len(values))), host_op("fit_polynomial", fit_polynomial)
-    for value, error in zip(values.T, errors.T, strict=True):
-        _, _, spread2 = fit(bases[-1], value, error)
-        for k, basis in enumerate(bases):
-            solution, w, _ = fit(basis, value, error, spread2=spread2)
-            lever = w * np.einsum("mk,kl,ml->m", basis, np.linalg.inv((basis.T * w) @ basis), basis)
-            rest = (value - basis @ solution) / np.clip(1.0 - lever, 0.1, 1.0)
-            out[k] += np.minimum(rest**2 / (error**2 + spread2), 25.0)
-    return out
+    out, found, fit = np.zeros((len(bases), len(values))), [], host_op("fit_polynomial", fit_polynomial)
+    columns = list(zip(values.T, errors.T, strict=True))
+    spread2 = [fit(bases[-1], value, error)[2] for value, error in columns]
+    total = errors.T**2 + np.array(spread2)[:, None]
+    for k, basis in enumerate(bases):
+        fits = [fit(basis, *column, spread2=s)[:2] for column, s in zip(columns, spread2, strict=True)]
+        solution, weight = (np.stack(part) for part in zip(*fits, strict=True))
+        lever = weight * leverages(basis, (basis.T * weight[:, None]) @ basis)
+        rest = (values.T - solution @ basis.T) / np.clip(1.0 - lever, 0.1, 1.0)
+        out[k] = np.minimum(rest**2 / total, 25.0).sum(axis=0)
+        found.append(solution)
+    return out, found
 
 
 def lowest_order(misfit: np.ndarray) -> int:

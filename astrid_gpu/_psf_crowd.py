@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 
 from astrid_gpu._host_ops import host_backend, host_op
-from astrid_gpu._windows import cut, cut_good
+from astrid_gpu._windows import cut, cut_bad, cut_good
 from astrid_gpu.backends import Backend
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import Image
@@ -31,10 +32,19 @@ class Cuts:
     ) -> None:
         self.y, self.x, self.half = np.rint(stars["y"]).astype(int), np.rint(stars["x"]).astype(int), half
         self.backend = host_backend() if backend is None else backend
-        data = cut_good(self.backend, image, self.y, self.x, half).astype(np.float64)
-        self.bad = np.isnan(data)
-        self.data = np.where(self.bad, 0.0, data)
+        data, self.bad = cut_bad(self.backend, image, self.y, self.x, half)
+        self.data = data.astype(np.float64)
+        if self.bad.any():
+            self.data[self.bad] = 0.0
         self.variance = self._known(image, variance)
+
+    def first(self, n: int) -> Cuts:
+        """Return the windows of the first n stars."""
+        few = copy(self)
+        few.y, few.x, few.bad, few.data, few.variance = (
+            a[:n] for a in (self.y, self.x, self.bad, self.data, self.variance)
+        )
+        return few
 
     def _known(self, image: Image, variance: Any) -> np.ndarray:
         given: Any = image.variance if variance is None else variance
@@ -44,12 +54,12 @@ class Cuts:
             if not (np.isfinite(float(given)) and float(given) > 0):
                 raise InputError(self._no_variance(image))
             return np.full(self.data.shape, float(given))
-        windows = cut(self.backend, given, self.y, self.x, self.half, np.nan).astype(np.float64)
+        windows = cut(self.backend, given, self.y, self.x, self.half, np.nan)
+        if windows.min() > 0 and windows.max() < np.inf:  # and none is NaN
+            return windows.astype(np.float64)
         usable = np.isfinite(windows) & (windows > 0)
-        if usable.all():
-            return windows
         if usable.any():
-            return np.where(usable, windows, np.median(windows[usable]))
+            return np.where(usable, windows, np.median(windows[usable].astype(np.float64))).astype(np.float64)
         usable = np.isfinite(given) & (given > 0)
         if not usable.any():
             raise InputError(self._no_variance(image))

@@ -8,18 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu._host_ops import host_op
-from astrid_gpu._moffat import Moffat, fit_moffat, fit_moffat_stars, moffat_profile
+from astrid_gpu._moffat import fit_moffat, fit_moffat_stars
 from astrid_gpu._psf_crowd import Crowd, Cuts
 from astrid_gpu.backends import Backend
 from astrid_gpu.image import Image
+from astrid_gpu.ops.moffat import Moffat, moffat_profile
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, Spline, spline_of
 from astrid_gpu.ops.psf_register import Aligned, fourier_shift, mean_star, register_stars
-from astrid_gpu.ops.psf_stamps import centroid_of, fwhm_of
+from astrid_gpu.ops.psf_stamps import centroid_of
 
-__all__ = ["PsfStack", "Registered", "blend", "build_psf", "inliers", "register", "spline_reach", "tapered"]
+__all__ = ["PsfStack", "Registered", "blend", "build_psf", "inliers", "register", "spline_reach", "tapered", "trusted"]
 
 _MARGIN = 4  # pixels cut round a stamp so that shifting it brings in nothing from outside
 _ROUNDS = 4
+_FIRST = 40  # stars that the first two rounds go by, if there are more
 _SAME_LIGHT = 1e-3  # of the peak; a PSF that changes by less leaves its neighbours' light, good to 5 %, as it is
 _SETTLED = 0.25  # of its error; a PSF that changes by less in a round is done, with the third round
 
@@ -59,10 +61,12 @@ def build_psf(
 ) -> PsfStack:
     """Build the PSF from `stars[chosen]`, the other `stars` being neighbours to take off.
 
-    Each round, three or four: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each
-    star's flux, centre and local sky fitted, its pixels shifted to a common centre by a Fourier phase, and averaged
-    with inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ
-    from that by more than its own noise the profile stands in (`blend`). Stars that fit badly are dropped.
+    Each round: fluxes of all sources given the PSF so far (a linear system), neighbours subtracted, each star's flux,
+    centre and local sky fitted, its pixels shifted to a common centre by a Fourier phase, and averaged with
+    inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ from
+    that by more than its own noise the profile stands in (`blend`). Two rounds by the best stars tell all others'
+    centres as well as all of them would: a third by all ends it. Few stars take three rounds or four. Stars that fit
+    badly are dropped.
 
     Parameters
     ----------
@@ -89,23 +93,28 @@ def build_psf(
     psf = _start_psf(half, fwhm)
     if not empirical:
         return _profile_alone(cuts, crowd, psf, offset, fwhm)
-    keep = np.ones(len(chosen), dtype=bool)
-    moffat, lit = None, np.zeros_like(psf)
+    m = len(chosen)
+    keep, moffat, lit = np.ones(m, dtype=bool), None, np.zeros_like(psf)
     for i in range(_ROUNDS):
-        if np.abs(psf - lit).max() > _SAME_LIGHT * psf.max():
+        n = m if i >= 2 else min(m, _FIRST)
+        if np.abs(psf - lit).max() > _SAME_LIGHT * psf.max() and (n == m or i == 0):
             light, lit = crowd.light(psf), psf
-        shifted, weight, offset, chi2 = register(cuts, light, psf, offset, fwhm)
-        before, keep = keep, inliers(chi2) if i >= 1 else keep
+        shifted, weight, offset[:n], chi2 = register(cuts.first(n), light[:n], psf, offset[:n], fwhm)
+        before, keep = keep, inliers(chi2) if i >= 1 else np.ones(n, dtype=bool)
         mean, error = _average(shifted[keep], weight[keep], psf)
         moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
-        profile = moffat_profile(moffat, mean.shape)
-        blended, radius = blend(mean - moffat.constant, profile, error, fwhm)
-        last, psf = psf, _finish(blended)
-        if i >= 2 and np.array_equal(before, keep) and (np.abs(psf - last) <= _SETTLED * error).all():
+        blended, radius = blend(mean - moffat.constant, moffat_profile(moffat, mean.shape), error, fwhm)
+        last, psf = psf, _finish(blended, moffat.fwhm)
+        if i >= 2 and (m > _FIRST or _settled(psf, last, error, before, keep)):
             break
     assert moffat is not None
     registered = Registered(cuts, light, shifted, weight, offset, chi2)
     return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, registered)
+
+
+def _settled(psf: np.ndarray, last: np.ndarray, error: np.ndarray, before: np.ndarray, keep: np.ndarray) -> bool:
+    """Return whether a round of the same stars has changed the PSF by a part of its error only."""
+    return np.array_equal(before, keep) and bool((np.abs(psf - last) <= _SETTLED * error).all())
 
 
 def _profile_alone(cuts: Cuts, crowd: Crowd, psf: np.ndarray, offset: np.ndarray, fwhm: float) -> PsfStack:
@@ -120,7 +129,7 @@ def _profile_alone(cuts: Cuts, crowd: Crowd, psf: np.ndarray, offset: np.ndarray
         error2 = (cuts.variance + (0.05 * light) ** 2)[:, inner, inner] + (MODEL_ERROR * np.maximum(clean, 0.0)) ** 2
         error2 = np.where(cuts.bad[:, inner, inner], 0.0, error2)
         start, _, chi2 = fit_moffat_stars(clean, error2, offset, fwhm, start=start)
-        psf = _finish(moffat_profile(start, psf.shape, centred=True))
+        psf = _finish(moffat_profile(start, psf.shape, centred=True), start.fwhm)
     assert start is not None
     return PsfStack(psf, start, np.ones(m, bool), float(np.median(chi2)), 0.0)
 
@@ -205,19 +214,25 @@ def _radial_mean(values: np.ndarray, use: np.ndarray) -> np.ndarray:
     return _by_ring(values[None], use[None])[0][_rings(values.shape)[0]].reshape(values.shape)
 
 
-def blend(
-    mean: np.ndarray, profile: np.ndarray, error: np.ndarray, fwhm: float, caution: float = 1.0
-) -> tuple[np.ndarray, float]:
-    """Return mean where it says more than its noise, the profile where it does not; one stamp or a stack of them.
+def blend(mean: np.ndarray, profile: np.ndarray, error: np.ndarray, fwhm: float) -> tuple[np.ndarray, float]:
+    """Return a stamp where it says more than its noise, the profile where it does not.
 
-    Per ring the departure from the profile is shrunk by (Stein) 1 - caution noise² / departure²; outside one FWHM the
-    factor may only fall with radius. Also returns the largest radius at which it is above a half.
+    Also the largest radius at which the stamp itself counts for more than half.
     """
-    shape = mean.shape[-2:]
-    use = np.isfinite(error).reshape(-1, *shape)
-    departure = np.where(use, (mean - profile).reshape(-1, *shape), 0.0)
-    noise = _by_ring(np.where(use, error.reshape(-1, *shape), 0.0) ** 2, use)
-    steps = np.clip(1.0 - caution * noise / np.maximum(_by_ring(departure**2, use), 1e-300), 0.0, 1.0)
+    share = trusted((mean - profile)[None], error[None], fwhm)[0]
+    reach = float(np.max(_radius(mean.shape)[share > 0.5], initial=0.0))
+    return profile + share * np.where(np.isfinite(error), mean - profile, 0.0), reach
+
+
+def trusted(departure: np.ndarray, error: np.ndarray, fwhm: float, caution: float = 1.0) -> np.ndarray:
+    """Return how far departures (n, k, k) of known error stand out of their noise, from 0 to 1, pixel by pixel.
+
+    Per ring the factor is (Stein) 1 - caution noise² / departure²; outside one FWHM it may only fall with radius.
+    """
+    use = np.isfinite(error)
+    noise = _by_ring(np.where(use, error, 0.0) ** 2, use)
+    seen = _by_ring(np.where(use, departure, 0.0) ** 2, use)
+    steps = np.clip(1.0 - caution * noise / np.maximum(seen, 1e-300), 0.0, 1.0)
     edge = np.concatenate([steps[:, :1], steps, steps[:, -1:]], axis=1)
     steps = 0.25 * edge[:, :-2] + 0.5 * edge[:, 1:-1] + 0.25 * edge[:, 2:]
     first = max(1, round(fwhm))
@@ -225,12 +240,9 @@ def blend(
         outer = np.minimum.accumulate(steps[:, first:], axis=1)
         # A ring or two beyond may be trusted only as far as it stands out; the tail of chance is cut.
         steps[:, first:] = np.where(outer < 0.2, 0.0, outer)
-    _, inner, share = _rings(shape)
-    smooth = (steps[:, inner] * (1.0 - share) + steps[:, np.minimum(inner + 1, steps.shape[1] - 1)] * share).reshape(
-        departure.shape
-    )
-    reach = float(np.max(np.broadcast_to(_radius(shape), smooth.shape)[smooth > 0.5], initial=0.0))
-    return profile + (smooth * departure).reshape(mean.shape), reach
+    _, inner, share = _rings(departure.shape[1:])
+    smooth = steps[:, inner] * (1.0 - share) + steps[:, np.minimum(inner + 1, steps.shape[1] - 1)] * share
+    return smooth.reshape(departure.shape)  # type: ignore[no-any-return]
 
 
 def tapered(stamp: np.ndarray) -> np.ndarray:
@@ -241,13 +253,12 @@ def tapered(stamp: np.ndarray) -> np.ndarray:
     return stamp * np.sin(0.5 * np.pi * taper) ** 2
 
 
-def _finish(stamp: np.ndarray) -> np.ndarray:
+def _finish(stamp: np.ndarray, fwhm: float) -> np.ndarray:
     """Taper the border, centre, normalise."""
     half = stamp.shape[0] // 2
     stamp = tapered(stamp)
-    width = fwhm_of(stamp)
     for _ in range(3):
-        y, x = centroid_of(stamp, fwhm=width)
+        y, x = centroid_of(stamp, fwhm=fwhm)
         shift = np.array([[half - y, half - x]])
         if np.abs(shift).max() < 0.003:
             break

@@ -11,7 +11,7 @@ from astrid_gpu.engine.peaks import gather
 from astrid_gpu.image import Image
 from astrid_gpu.ops.stamps import gather_stamps
 
-__all__ = ["cut", "cut_good"]
+__all__ = ["cut", "cut_bad", "cut_good"]
 
 
 def cut(backend: Backend, plane: Any, y: np.ndarray, x: np.ndarray, half: int, fill: float) -> np.ndarray:
@@ -24,12 +24,20 @@ def cut(backend: Backend, plane: Any, y: np.ndarray, x: np.ndarray, half: int, f
     return gather_stamps(plane[None], zero, y, x, side, fill)  # type: ignore[no-any-return]
 
 
-def cut_good(backend: Backend, image: Image, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:
-    """Return windows of the pixels of an image, of its type (float64 for whole numbers), NaN where they are bad."""
+def cut_bad(backend: Backend, image: Image, y: np.ndarray, x: np.ndarray, half: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return windows of the pixels of an image, of its type (float64 for whole numbers), and which are bad."""
     data = image.data if image.data.dtype.kind == "f" else image.data.astype(np.float64)
     windows = cut(backend, data, y, x, half, np.nan)
-    windows[~np.isfinite(windows)] = np.nan
+    bad = ~np.isfinite(windows)
     if image.mask is not None:
         mask = image.mask if image.mask.dtype in (np.dtype(np.uint8), np.dtype(bool)) else image.mask != 0
-        windows[cut(backend, mask, y, x, half, 0) != 0] = np.nan
+        bad |= cut(backend, mask, y, x, half, 0) != 0
+    return windows, bad
+
+
+def cut_good(backend: Backend, image: Image, y: np.ndarray, x: np.ndarray, half: int) -> np.ndarray:
+    """Return windows of the pixels of an image, of its type (float64 for whole numbers), NaN where they are bad."""
+    windows, bad = cut_bad(backend, image, y, x, half)
+    if bad.any():
+        windows[bad] = np.nan
     return windows

@@ -108,9 +108,10 @@ class PSFModel:
             object.__setattr__(self, name, value)
         if not (np.isfinite(self.fwhm) and np.isfinite(self.ellipticity)):
             middle = self.stamps(*self._middle())[0]
-            for name, measure in (("fwhm", fwhm_of), ("ellipticity", ellipticity_of)):
-                if not np.isfinite(getattr(self, name)):
-                    object.__setattr__(self, name, measure(middle))
+            if not np.isfinite(self.fwhm):
+                object.__setattr__(self, "fwhm", fwhm_of(middle))
+            if not np.isfinite(self.ellipticity):
+                object.__setattr__(self, "ellipticity", ellipticity_of(middle, fwhm=self.fwhm))
 
     @classmethod
     def fit(

@@ -9,7 +9,7 @@ import numpy as np
 from astrid_gpu._device_frame import device_of, subtract_sky, variance_of
 from astrid_gpu._field_fit import ORDERS, highest_order
 from astrid_gpu._host_ops import both, host_backend, on_host
-from astrid_gpu._psf_field import fit_field, spread_over
+from astrid_gpu._psf_field import fit_field, spread_over, usable_stars
 from astrid_gpu._psf_stack import PsfStack, build_psf
 from astrid_gpu.backends import Backend, get_backend, library_of, resolve_backend
 from astrid_gpu.backends.blas import one_blas_thread
@@ -300,7 +300,7 @@ def _over_field(
     """Return the PSF as it varies over the field, None where a constant one is enough, and how that was found."""
     if order == 0:
         return None, ""
-    used = stars[stack.used]
+    used = stars[usable_stars(stack)]
     highest = highest_order(used["y"], used["x"], image.shape)
     if order != "auto" and int(order) > highest:
         msg = (
@@ -310,7 +310,7 @@ def _over_field(
         raise PsfError(msg)
     if highest == 0:
         return None, f"constant: {len(used)} stars as they lie do not support more"
-    found = fit_field(stack, image.shape, fwhm, order)
+    found = fit_field(stack, image.shape, fwhm, order, highest)
     figures = ", ".join(f"{k}: {v:.3f}" for k, v in found.held_out.items())
     note = f"order {found.order}" + (f", chi-squared of held-out stars by order {figures}" if figures else "")
     if found.order == 0:

@@ -38,9 +38,37 @@ def _invert(a):  # noqa: ANN001, ANN202 - compiled
 
 
 @nb.njit(cache=True, nogil=True)
+def _place(values, k):  # noqa: ANN001, ANN202
+    """Put the k-th smallest of the values in its place, none larger before it and none smaller behind (Hoare)."""
+    low, high = 0, values.size - 1
+    while low < high:
+        pivot, i, j = values[k], low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if j < k:
+            low = i
+        if i > k:
+            high = j
+    return values[k]
+
+
+@nb.njit(cache=True, nogil=True)
 def _median(values):  # noqa: ANN001, ANN202
-    ordered, n = np.sort(values), values.size
-    return 0.5 * (ordered[(n - 1) // 2] + ordered[n // 2])
+    ordered, n = values.copy(), values.size
+    upper = _place(ordered, n // 2)
+    if n % 2:
+        return upper
+    lower = ordered[0]
+    for i in range(1, n // 2):
+        lower = max(lower, ordered[i])
+    return 0.5 * (lower + upper)
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
@@ -194,7 +222,7 @@ def _errors(inverse, half, line, error):  # noqa: ANN001, ANN202
 
 
 @nb.njit(cache=True, nogil=True)
-def _pixels(basis, squares, values, weight, solution, error):  # noqa: ANN001, ANN202
+def _pixels(basis, squares, values, weight, solution, error, final):  # noqa: ANN001, ANN202
     (m, n), size, t = basis.shape, values.shape[1], squares.shape[1]
     v, first, w = np.zeros((m, _LANES)), np.zeros((m, _LANES)), np.zeros((m, _LANES))
     rest, product, seen = np.zeros((m, _LANES)), np.zeros((m, _LANES)), np.zeros(_LANES, np.bool_)
@@ -220,6 +248,9 @@ def _pixels(basis, squares, values, weight, solution, error):  # noqa: ANN001, A
             for i in range(here):
                 solution[a, start + i] = found[a, i] if seen[i] else 0.0
                 error[a, start + i] = np.sqrt(sigma[a, i] * m / max(m - n, 1)) if seen[i] else np.inf
+        for k in range(m):
+            for i in range(here):
+                final[k, start + i] = w[k, i]
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
@@ -270,19 +301,20 @@ def fit_polynomial(
     return _polynomial(*arrays, float(spread2 or 0.0), spread2 is not None)  # type: ignore[no-any-return]
 
 
-def fit_pixels(basis: Any, values: Any, weight: Any) -> tuple[np.ndarray, np.ndarray]:
+def fit_pixels(basis: Any, values: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit a polynomial to each pixel; contract in `astrid_gpu.ops.field_fit.fit_pixels`."""
     basis, values, weight = (np.require(a, float, "CW") for a in (basis, values, weight))
     rows, columns = np.triu_indices(basis.shape[1])
     squares, (m, p) = basis[:, rows] * basis[:, columns], values.shape
-    out = np.empty((2, basis.shape[1], p))
+    out, final = np.empty((2, basis.shape[1], p)), np.empty((m, p))
 
     def part(first: int, last: int) -> None:
         these = slice(_LANES * first, min(_LANES * last, p))
-        _pixels(basis, squares, values[:, these], weight[:, these], out[0, :, these], out[1, :, these])
+        planes = values[:, these], weight[:, these], out[0, :, these], out[1, :, these], final[:, these]
+        _pixels(basis, squares, *planes)
 
     shares(part, -(-p // _LANES), least=max(1, _BLOCK // (m * squares.shape[1])))
-    return out[0], out[1]
+    return out[0], out[1], final
 
 
 def linear_fits(own: Any, shared: Any, values: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

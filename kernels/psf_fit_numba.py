@@ -14,7 +14,7 @@ _FAST = {"contract", "nsz", "reassoc"}
 _MODEL_ERROR = 0.02
 _FURTHEST = 2.0
 _FITS = 4
-_LEAST_STEP = 1e-3
+_LEAST_STEP = 1e-2
 _LONGEST_STEP = 0.5
 
 

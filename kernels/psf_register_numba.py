@@ -20,7 +20,7 @@ _HUBER = 2.5
 _FEWEST = 5
 _HALVINGS = 80  # of the range of a pixel's values at most; ten or so find the median unless values are equal
 _LANES = 32  # pixels whose median is looked for at once
-_STARS = 24  # that one thread registers sooner than another wakes up
+_STARS = 12  # that one thread registers sooner than another wakes up
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")

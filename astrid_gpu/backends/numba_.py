@@ -54,6 +54,7 @@ _OPS = {
     "fit_stars": "psf_fit_numba",
     "register_stars": "psf_register_numba",
     "mean_star": "psf_register_numba",
+    "moffat_equations": "moffat_numba",
     "fit_polynomial": "field_fit_numba",
     "fit_pixels": "field_fit_numba",
     "linear_fits": "field_fit_numba",

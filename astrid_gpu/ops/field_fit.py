@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["fit_pixels", "fit_polynomial", "linear_fits"]
+__all__ = ["fit_pixels", "fit_polynomial", "left_out_pixels", "linear_fits"]
 
 _ROUNDS = 8
 _FAR = 5.0  # robust sigmas from which on a value has no weight
 _HUBER = 2.5  # standard deviations of a pixel
 _RIDGE = 1e-9
+_LEAST_FREE = 0.05  # of a pixel left to itself by the fit, where it is left out
 
 
 def fit_polynomial(
@@ -50,7 +51,9 @@ def _tukey(size: np.ndarray) -> np.ndarray:
     return np.maximum(np.where(size < _FAR, (1.0 - (size / _FAR) ** 2) ** 2, 0.0), 1e-6)
 
 
-def fit_pixels(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fit_pixels(
+    basis: np.ndarray, values: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit a polynomial to each pixel of stars, with Huber weights about a first fit.
 
     Parameters
@@ -65,6 +68,8 @@ def fit_pixels(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> tup
     solution, error : float64 array (n, p)
         The error is that of the scatter which is seen (White 1980, Econometrica 48, 817),
         A^-1 (sum w² r² b b^T) A^-1 m / (m - n). Pixels without weight have 0 and an infinite error.
+    w : float64 array (m, p)
+        Weights by what the fit leaves of each pixel.
     """
     m, n = basis.shape
     w = weight
@@ -83,7 +88,40 @@ def fit_pixels(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> tup
     cover = inverse @ meat @ inverse * (m / max(m - n, 1))
     error = np.sqrt(np.maximum(np.einsum("akk->ak", cover), 0.0))
     solution[~seen], error[~seen] = 0.0, np.inf
-    return solution.T.copy(), error.T.copy()
+    return solution.T.copy(), error.T.copy(), w
+
+
+def left_out_pixels(basis: np.ndarray, values: np.ndarray, weight: np.ndarray, trust: np.ndarray) -> np.ndarray:
+    r"""Return what fits to all stars but one say of each pixel of that one, for every star.
+
+    With :math:`A = \sum_i w_i b_i b_i^T`, :math:`c = A^{-1} \sum_i w_i z_i b_i` and leverage
+    :math:`h_i = w_i b_i^T A^{-1} b_i` the fit without star i is
+    :math:`c - A^{-1} b_i w_i (z_i - b_i^T c) / (1 - h_i)` (Sherman and Morrison).
+
+    Parameters
+    ----------
+    basis : float64 array, shape (m, n)
+        Terms at the stars.
+    values, weight : float64 array, shape (m, p)
+        Pixels of each star and their weights.
+    trust : float64 array, shape (n, p)
+        Factor of each coefficient in the prediction.
+
+    Returns
+    -------
+    float64 array (m, p)
+    """
+    m, n = basis.shape
+    squares = (basis[:, :, None] * basis[:, None]).reshape(m, n * n)
+    normal = (weight.T @ squares).reshape(-1, n, n)
+    scale = np.einsum("akk->a", normal)
+    normal += (_RIDGE * scale + np.where(scale > 0, 0.0, 1.0))[:, None, None] * np.eye(n)
+    inverse = np.linalg.inv(normal)
+    solution = (inverse @ ((weight * values).T @ basis)[:, :, None])[:, :, 0].T
+    lever = weight * (squares @ inverse.reshape(-1, n * n).T)
+    step = weight * (values - basis @ solution) / np.maximum(1.0 - lever, _LEAST_FREE)
+    change = squares @ (trust.T[:, :, None] * inverse).reshape(-1, n * n).T
+    return basis @ (trust * solution) - step * change
 
 
 def linear_fits(

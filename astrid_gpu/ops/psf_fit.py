@@ -21,7 +21,7 @@ MODEL_ERROR = 0.02
 FURTHEST = 2.0
 """Pixels: a centre is not sought further from the middle pixel of its window."""
 _FITS = 4
-_LEAST_STEP = 1e-3  # px; a step finds the centre to some 2 % of its own length
+_LEAST_STEP = 1e-2  # px; a step finds the centre to some 2 % of its own length
 _LONGEST_STEP = 0.5
 
 Spline = tuple[np.ndarray, int]
@@ -120,7 +120,7 @@ def fit_stars(
     Each step is a linear fit of f, c and of f times a small shift, whose columns are the negative gradient of the PSF
     moved as far as is known; weights are :math:`1 / (V + (0.02 f P)^2)`. The gradient is that of neighbouring pixels,
     smoother than the spline's and by that kinder to a PSF that is itself known from these stars; `step_scale` makes up
-    for its length. It ends with a shift below 0.001 px, or the fourth fit.
+    for its length. It ends with a shift below 0.01 px, or the fourth fit.
 
     Parameters
     ----------
