@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from astrid_gpu._host_ops import host_op
 from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
 from astrid_gpu.ops.field_fit import fit_polynomial
 
-__all__ = ["ORDERS", "highest_order", "left_out", "leverages", "lowest_order"]
+__all__ = ["ORDERS", "Fitted", "highest_order", "left_out", "leverages", "lowest_order"]
 
 ORDERS = (0, 1, 2, 3)
 _PER_TERM = 3  # stars for every term of the polynomial
@@ -43,9 +45,14 @@ def leverages(basis: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return ((basis @ np.linalg.inv(normal)) * basis).sum(axis=-1)  # type: ignore[no-any-return]
 
 
-def left_out(
-    bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray]]:
+class Fitted(NamedTuple):
+    """A polynomial through k quantities of m stars: its coefficients (k, n_terms), and what each star's others say."""
+
+    coefficients: np.ndarray
+    expected: np.ndarray
+
+
+def left_out(bases: list[np.ndarray], values: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, list[Fitted]]:
     """Return chi-squared of each star about polynomials fitted to the others, (orders, m), and the polynomials.
 
     Parameters
@@ -58,8 +65,8 @@ def left_out(
     Returns
     -------
     chi2 : float64 array (orders, m)
-    coefficients : list of float64 arrays (k, n_terms)
-        For each order, those fitted to all stars.
+    fits : list of Fitted
+        For each order; `expected` (m, k).
     """
     out, found, fit = np.zeros((len(bases), len(values))), [], host_op("fit_polynomial", fit_polynomial)
     columns = list(zip(values.T, errors.T, strict=True))
@@ -71,7 +78,7 @@ def left_out(
         lever = weight * leverages(basis, (basis.T * weight[:, None]) @ basis)
         rest = (values.T - solution @ basis.T) / np.clip(1.0 - lever, 0.1, 1.0)
         out[k] = np.minimum(rest**2 / total, 25.0).sum(axis=0)
-        found.append(solution)
+        found.append(Fitted(solution, values - rest.T))
     return out, found
 
 

@@ -104,7 +104,7 @@ def fit_flux_model(
     scale = frame_scale(shape)
     if order == "auto" and highest:
         bases = [terms_at(y, x, k, *scale) for k in range(highest + 1)]
-        misfit = left_out(bases, ratios[:, None], errors[:, None])
+        misfit, _ = left_out(bases, ratios[:, None], errors[:, None])
         figures = dict(enumerate(misfit.mean(axis=1).tolist()))
         highest = lowest_order(misfit)
     degree = highest if order == "auto" else min(int(order), highest)

@@ -14,7 +14,7 @@ import numpy as np
 
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._psf_order import CAUTION, choose_order
-from astrid_gpu._psf_shapes import Templates, fit_amplitudes, local_stamps, templates_of
+from astrid_gpu._psf_shapes import Templates, fit_shapes, local_stamps, templates_of
 from astrid_gpu._psf_stack import PsfStack, Registered, inliers, register, spline_reach, tapered, trusted
 from astrid_gpu.backends.blas import one_blas_thread
 from astrid_gpu.ops.field import frame_scale, terms_at
@@ -78,19 +78,14 @@ def fit_field(
     """
     stars, held_out = stack.stars, {}
     assert stars is not None
-    usable = usable_stars(stack)
-    templates = templates_of(stack.psf, fwhm)
-    small = templates.small(stars.shifted[usable], stars.weight[usable])
-    amplitudes = templates.amplitudes(small.stamps - templates.psf, small.weight)
+    usable, templates = usable_stars(stack), templates_of(stack.psf, fwhm)
+    shaped = templates.shaped(stars.shifted[usable] - stack.psf, stars.weight[usable])
     y, x = _places(stars)
-
-    def basis(k: int) -> np.ndarray:
-        return terms_at(y[usable], x[usable], k, *frame_scale(shape))
-
     if order == "auto":
-        order, coefficients, held_out = choose_order(basis, templates, small, amplitudes, highest, fwhm)
+        bases = [terms_at(y[usable], x[usable], k, *frame_scale(shape)) for k in range(highest + 1)]
+        order, coefficients, held_out = choose_order(bases, templates, shaped, fwhm)
     else:
-        coefficients, _ = fit_amplitudes(basis(int(order)), *amplitudes)
+        coefficients = fit_shapes(terms_at(y[usable], x[usable], int(order), *frame_scale(shape)), shaped)
     order = int(order)
     if order == 0:
         return FieldFit(stack.psf[None], stack.used, stack.chi2, 0, held_out)
@@ -121,8 +116,7 @@ def _refined(
 ) -> np.ndarray:
     """Return the terms after a second look at shapes, and with what the pixels of registered stars show besides."""
     local = local_stamps(basis, terms)
-    small = templates.small(stamps - local / local.sum((1, 2), keepdims=True), weight)
-    coefficients, _ = fit_amplitudes(basis, *templates.amplitudes(small.stamps, small.weight))
+    coefficients = fit_shapes(basis, templates.shaped(stamps - local / local.sum((1, 2), keepdims=True), weight))
     terms = terms + np.einsum("tk,tab->kab", coefficients, templates.full)
     m, rest = len(stamps), stamps - local_stamps(basis, terms)
     pixels, error, _ = host_op("fit_pixels", fit_pixels)(basis, rest.reshape(m, -1), weight.reshape(m, -1))

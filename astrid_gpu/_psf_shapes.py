@@ -12,7 +12,7 @@ import numpy as np
 from astrid_gpu._host_ops import host_op
 from astrid_gpu.ops.field_fit import fit_polynomial, linear_fits
 
-__all__ = ["Stars", "Templates", "fit_amplitudes", "local_stamps", "templates_of"]
+__all__ = ["Shaped", "Templates", "fit_shapes", "local_stamps", "templates_of"]
 
 _REACH = 2.0  # FWHM from the middle to the border of the small stamps, and a pixel more
 _CORE = 1.2  # FWHM: radius of the core
@@ -20,10 +20,16 @@ _FLOOR = 0.005  # of the PSF's own value: what stars are trusted to when orders 
 _GRANTED = 0.02  # of it: what `register_stars` grants the model; what tells the orders apart is less
 
 
-class Stars(NamedTuple):
-    """Stars of unit flux on small stamps (m, k, k), and their inverse variances."""
+class Shaped(NamedTuple):
+    """Stars of unit flux against a PSF, on small stamps.
 
-    stamps: np.ndarray
+    How much of each shape is in what they have more than the PSF (m, 3), and its error; what they have more (m, k, k),
+    less what flux, centre and sky make up for; their inverse variances.
+    """
+
+    amplitudes: np.ndarray
+    errors: np.ndarray
+    rest: np.ndarray
     weight: np.ndarray
 
 
@@ -42,32 +48,28 @@ class Templates(NamedTuple):
     inner: tuple[slice, slice]
     full: np.ndarray
 
-    def small(self, stamps: np.ndarray, weight: np.ndarray) -> Stars:
-        """Return stars cut down to the small stamps."""
-        return Stars(stamps[:, *self.inner], weight[:, *self.inner])
+    def shaped(self, more: np.ndarray, weight: np.ndarray) -> Shaped:
+        """Return what stars have more than the PSF of their place, (m, side, side) of its own size, as shapes."""
+        more, weight = more[:, *self.inner], weight[:, *self.inner]
+        free, n = np.stack([self.psf, *self.slopes, np.ones_like(self.psf)]), len(self.shapes)
+        columns = np.concatenate([self.shapes, free])
+        flat = (a.reshape(len(a), -1) for a in (columns, more, weight))
+        solution, error, _ = host_op("linear_fits", linear_fits)(None, *flat)
+        return Shaped(solution[:, :n], error[:, :n], more - local_stamps(solution[:, n:], free), weight)
 
-    def settled(self, stars: Stars, local: np.ndarray) -> Stars:
-        """Return stars on the flux, centre and sky that fit the PSF of their place, (m, k, k), best."""
-        others = np.stack([*self.slopes, np.ones_like(self.psf)])
-        solution, _, _ = _fits(local, others, stars.stamps, stars.weight)
-        flux = np.where(solution[:, 0] > 0.1, solution[:, 0], 1.0)
-        return stars._replace(stamps=(stars.stamps - local_stamps(solution[:, 1:], others)) / flux[:, None, None])
+    def misfit(self, rest: np.ndarray, weight: np.ndarray, expected: np.ndarray) -> np.ndarray:
+        """Return reduced chi-squared (m,) over the core of stars about what is expected of them, on tight stamps.
 
-    def amplitudes(self, rest: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return how much of each shape is in what a star has more than the PSF, and its error; both (m, 3)."""
-        columns, n = np.stack([*self.shapes, self.psf, *self.slopes, np.ones_like(self.psf)]), len(self.shapes)
-        solution, error, _ = _fits(None, columns, rest, weight)
-        return solution[:, :n], error[:, :n]
-
-    def misfit(self, stars: Stars, local: np.ndarray) -> np.ndarray:
-        """Return reduced chi-squared of stars (m,) over the core about a PSF, with flux, centre and sky left free."""
-        core = self.core
-        weight = stars.weight[:, core]
-        plain = 1.0 / np.maximum(weight, 1e-300) - (_GRANTED * self.psf[core]) ** 2
-        tight = np.maximum(plain, 0.1 / np.maximum(weight, 1e-300)) + (_FLOOR * self.psf[core]) ** 2
+        Both are what a star has more than the PSF; its flux, centre and sky are left free.
+        """
+        core, psf = self.core[self.tight], self.psf[self.tight]
+        weight = weight[:, core]
+        plain = 1.0 / np.maximum(weight, 1e-300) - (_GRANTED * psf[core]) ** 2
+        tight = np.maximum(plain, 0.1 / np.maximum(weight, 1e-300)) + (_FLOOR * psf[core]) ** 2
         weight = np.where(weight > 0, 1.0 / tight, 0.0)
-        own, others = local[:, core], np.stack([*self.slopes, np.ones_like(self.psf)])[:, core]
-        _, _, chi2 = host_op("linear_fits", linear_fits)(own, others, stars.stamps[:, core] - own, weight)
+        others = np.stack([*self.slopes, np.ones_like(self.psf)])[:, *self.tight][:, core]
+        own = (psf + expected)[:, core]
+        _, _, chi2 = host_op("linear_fits", linear_fits)(own, others, (rest - expected)[:, core], weight)
         return chi2 / np.maximum((weight > 0).sum(axis=1) - 4, 1)  # type: ignore[no-any-return]
 
 
@@ -89,24 +91,12 @@ def templates_of(psf: np.ndarray, fwhm: float) -> Templates:
     return Templates(small[0], small[1:3], small[3:], core, tight, inner, shapes)
 
 
-def fit_amplitudes(
-    basis: np.ndarray, values: np.ndarray, errors: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit amplitudes (m, t) of shapes over the field; return coefficients (t, n) and the weights of stars (t, m)."""
+def fit_shapes(basis: np.ndarray, stars: Shaped) -> np.ndarray:
+    """Return coefficients (3, n) of the shapes' amplitudes over the field."""
     fit = host_op("fit_polynomial", fit_polynomial)
-    found = [fit(basis, value, error)[:2] for value, error in zip(values.T, errors.T, strict=True)]
-    return np.stack([c for c, _ in found]), np.stack([w for _, w in found])
+    return np.stack([fit(basis, *pair)[0] for pair in zip(stars.amplitudes.T, stars.errors.T, strict=True)])
 
 
 def local_stamps(basis: np.ndarray, terms: np.ndarray) -> np.ndarray:
     """Return the polynomial of stamps (n, k, k) at places, (m, k, k)."""
     return (basis @ terms.reshape(len(terms), -1)).reshape(-1, *terms.shape[1:])  # type: ignore[no-any-return]
-
-
-def _fits(
-    own: np.ndarray | None, shared: np.ndarray, values: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit columns to stars, all of them stamps; see `linear_fits`."""
-    flat = [None if a is None else a.reshape(len(a), -1) for a in (own, shared, values, weight)]
-    return host_op("linear_fits", linear_fits)(*flat)  # type: ignore[no-any-return]
-
