@@ -8,6 +8,7 @@ import numpy as np
 
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._saturation import saturation_level
+from astrid_gpu._star_noise import correlation_of_sky, filtered_noise
 from astrid_gpu._windows import cut, cut_good
 from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine.background import estimate_background
@@ -62,6 +63,7 @@ class DeviceFrame:
             raw = self.image.data + self.image.data.dtype.type(image.background_level)
             saturated = ~xp.isnan(raw) & (raw >= (np.inf if level is None else level))
         self.saturated = saturated.astype(np.uint8)
+        self.correlation = correlation_of_sky(backend, self.image.data, self.bad, self.rms)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -74,8 +76,8 @@ class DeviceFrame:
         def blur(plane: Any, sigma: float) -> Any:
             return _blurred(plane, sigma, self.backend)
 
-        how = filter_widths(fwhm), peak_reach(fwhm), threshold
-        found = star_peaks(self.image.data, self.bad, self.rms, *how, xp=self.backend.xp, blur=blur)
+        rms, how = self.rms * filtered_noise(self.correlation, fwhm), (filter_widths(fwhm), peak_reach(fwhm), threshold)
+        found = star_peaks(self.image.data, self.bad, rms, *how, xp=self.backend.xp, blur=blur)
         y, x, snr, flux = (self.backend.to_host(column) for column in found)
         return y, x, snr.astype(np.float64), flux.astype(np.float64)
 
