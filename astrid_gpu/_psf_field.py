@@ -73,7 +73,8 @@ def fit_field(stack: PsfStack, shape: tuple[int, int], fwhm: float, order: int |
     FieldFit
         With one term if order 0 is enough.
     """
-    stars, held_out = stack.stars, {}
+    held_out: dict[int, float] = {}
+    stars = stack.stars
     assert stars is not None
     usable, templates = usable_stars(stack), templates_of(stack.psf, fwhm)
     shaped = templates.shaped(stars.shifted[usable] - stack.psf, stars.weight[usable])

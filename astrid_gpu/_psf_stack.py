@@ -92,11 +92,12 @@ def build_psf(
     crowd = Crowd(image, stars, chosen, cuts, half)
     # A windowed centre in a crowd is off by a little: the fit against the PSF refines it from here.
     offset = np.stack([stars["y"][chosen] - cuts.y, stars["x"][chosen] - cuts.x], axis=1)
-    psf = _start_psf(half, fwhm)
+    moffat = _start(fwhm)
+    psf = _of_unit_sum(moffat_profile(moffat, (2 * half + 1, 2 * half + 1)))
     if not empirical:
         return _profile_alone(cuts, crowd, psf, offset, fwhm)
     m = len(chosen)
-    keep, moffat, lit = np.ones(m, dtype=bool), None, np.zeros_like(psf)
+    keep, lit = np.ones(m, dtype=bool), np.zeros_like(psf)
     for i in range(_ROUNDS):
         n = m if i >= 2 else min(m, _FIRST)
         if np.abs(psf - lit).max() > _SAME_LIGHT * psf.max() and (n == m or i == 0):
@@ -110,7 +111,6 @@ def build_psf(
         mean, error = _average(unit, trust, psf)
         if i != 1:  # the second mean is the first one but for better centres
             moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
-        assert moffat is not None
         blended, radius = blend(mean - moffat.constant, moffat_profile(moffat, mean.shape), error, fwhm)
         last, psf = psf, _finish(blended, moffat.fwhm)
         if i >= 2 and (m > _FIRST or _settled(psf, last, error, before, keep)):
@@ -141,10 +141,13 @@ def _profile_alone(cuts: Cuts, crowd: Crowd, psf: np.ndarray, offset: np.ndarray
     return PsfStack(psf, start, np.ones(m, bool), float(np.median(chi2)), 0.0)
 
 
-def _start_psf(half: int, fwhm: float) -> np.ndarray:
+def _start(fwhm: float) -> Moffat:
     alpha = 0.5 * fwhm / np.sqrt(2.0 ** (1.0 / 3.5) - 1.0)
-    stamp = moffat_profile(Moffat(1.0, 0.0, 0.0, 0.0, alpha, 0.0, 0.0, 3.5), (2 * half + 1, 2 * half + 1))
-    return stamp / stamp.sum()
+    return Moffat(1.0, 0.0, 0.0, 0.0, alpha, 0.0, 0.0, 3.5)
+
+
+def _of_unit_sum(stamp: np.ndarray) -> np.ndarray:
+    return stamp / stamp.sum()  # type: ignore[no-any-return]
 
 
 def register(
@@ -270,4 +273,4 @@ def _finish(stamp: np.ndarray, fwhm: float) -> np.ndarray:
         if np.abs(shift).max() < _CENTRED:
             break
         stamp = fourier_shift(stamp[None], shift)[0]
-    return stamp / stamp.sum()
+    return _of_unit_sum(stamp)

@@ -21,6 +21,7 @@ from astrid_gpu.stars import StarFlag, find_stars, match_stars
 __all__ = ["MeasuredPsf", "measure_one", "measure_psf", "measure_psf_pair"]
 
 _NEEDED = 5  # good stars for an empirical PSF
+_ROUNDEST, _WIDEST = 0.3, 15.0  # ellipticity, and FWHM in pixels, from which on one of a few sources is no star
 _FALLBACKS = ("moffat", "error")
 _MORE = 2  # times max_stars where the PSF may vary: each place has to be known from its own stars
 
@@ -248,10 +249,12 @@ def _choose(stars: np.ndarray, min_snr: float, max_stars: int | None) -> np.ndar
     for tier in tiers:
         if tier.sum() >= _NEEDED:
             return order[np.flatnonzero(tier)[:max_stars]]
+    # So few set their own standard of what a star is: a galaxy alone in its field would be one.
+    round_ = (stars["ellipticity"] < _ROUNDEST) & (stars["fwhm"] < _WIDEST)
     for tier in tiers:
-        if tier.any():
-            return order[np.flatnonzero(tier)[:max_stars]]
-    rest = ((stars["flags"] & hopeless) == 0) & (stars["snr"] >= 15.0) & (stars["ellipticity"] < 0.4)
+        if (tier & round_).any():
+            return order[np.flatnonzero(tier & round_)[:max_stars]]
+    rest = ((stars["flags"] & hopeless) == 0) & (stars["snr"] >= 15.0) & round_
     return order[np.flatnonzero(rest)[:_NEEDED]]
 
 
@@ -270,7 +273,8 @@ def _build(
         n_all, n_clean = len(stars), int((stars["flags"] == 0).sum()) if len(stars) else 0
         msg = (
             f"{image.name}: no PSF can be measured: {n_all} sources found, {n_clean} of them clean stars, "
-            f"{len(chosen)} usable; {_NEEDED} are needed for an empirical PSF and 1 for a Moffat fit. "
+            f"{len(chosen)} usable; {_NEEDED} are needed for an empirical PSF and 1 for a Moffat fit, of less than "
+            f"{_WIDEST:g} px FWHM and {_ROUNDEST:g} ellipticity. "
             "Give a PSF stamp instead (psf_science=, psf_reference= or Image.psf), or fallback='moffat'"
         )
         raise PsfError(msg)
