@@ -30,7 +30,6 @@ from astrid_gpu.results import Step
 __all__ = [
     "CORRELATED",
     "MAX_SCATTER",
-    "OVERSTATED",
     "Given",
     "Matched",
     "Pair",
@@ -46,9 +45,6 @@ that the sources are no stars or vary, and would hide transients on galaxies."""
 
 CORRELATED = 1.1
 """Noise of the smoothed difference over that of the noise model from which on the variances are raised to match."""
-
-OVERSTATED = 0.9
-"""And below which a measured spectrum is not believed: what it took for noise does not differ between the images."""
 
 
 @dataclass
@@ -189,11 +185,10 @@ class PairPreparer:
                 science, reference, beta, *psfs, (true[0], true[1]), aligned.footprint, self.config.box, noise.stamps
             )
             if not decided:  # by what the difference does if its noise is taken for white
-                decided, noise = True, measured.tested(found) if self.config.noise == "auto" else measured
+                decided, noise = True, measured.tested(self.config.noise, found)
                 if noise.coloured:
                     continue
-            if noise.coloured and found < OVERSTATED and self.config.noise == "auto":
-                noise = noise.white(f"the difference has {found:.3f} of that: taken for white")
+            elif noise.coloured and not (noise := noise.borne_out(self.config.noise, found)).coloured:
                 continue
             if settled or found < CORRELATED:
                 break
