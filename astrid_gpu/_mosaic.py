@@ -19,6 +19,7 @@ from astrid_gpu._masks import pair_flags
 from astrid_gpu._mosaic_align import Placement, gather_stars, locate
 from astrid_gpu._noise_model import NoiseModel, noise_model
 from astrid_gpu._prepare import CORRELATED, Matched, Pair, PairPreparer, noise_step, ratio_steps, timed
+from astrid_gpu._psf_check import warn_of_psfs
 from astrid_gpu._register import Options
 from astrid_gpu._registration import LARGE_SHIFT, Registered, plan_registration
 from astrid_gpu._star_find import Stars
@@ -105,6 +106,7 @@ class Mosaic:
         images = list(self._whole(planes, placement))
         with timed(profile, "PSFs"):
             psfs, models, psf_steps = choose_psfs(images[0], images[1], stars, self.given, self.config)
+            warn_of_psfs(psf_steps)
         with timed(profile, "flux ratio and registration"):
             matched = self._match(planes, images, stars, psfs, models, placement, sigma)
         steps = [*self._steps(placement), *psf_steps, *matched.steps]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,7 @@ from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
 from astrid_gpu._noise_model import NoiseModel, noise_model
-from astrid_gpu._psf_check import psf_metrics
+from astrid_gpu._psf_check import psf_metrics, warn_of_psfs
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends.blas import one_blas_thread
@@ -104,11 +104,15 @@ def timed(profile: dict[str, float], stage: str) -> Iterator[None]:
 
 @dataclass
 class PairPreparer:
-    """Prepares science images against one reference, whose own stages run once."""
+    """Prepares science images against one reference, whose own stages run once.
+
+    `warn` is told what was found of the PSFs, and of which science image.
+    """
 
     reference: Image
     config: SubtractConfig
     given: Given = field(default_factory=Given)
+    warn: Callable[[Iterable[Step], str], None] = warn_of_psfs
 
     def __post_init__(self) -> None:
         self._reference: Exposure | None = None
@@ -130,6 +134,7 @@ class PairPreparer:
             stars = list(both(lambda: stars_of(*looked[0]), lambda: stars_of(*looked[1])))
         with timed(profile, "PSFs"):
             psfs, models, psf_steps = choose_psfs(sci.image, aligned.image, stars, given, self.config)
+            self.warn(psf_steps, science.name)
         with timed(profile, "flux ratio and registration"):
             sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, models, stars)
         steps += [*psf_steps, *matched.steps]
