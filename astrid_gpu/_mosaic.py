@@ -23,7 +23,7 @@ from astrid_gpu._psf_check import warn_of_psfs
 from astrid_gpu._register import Options
 from astrid_gpu._registration import LARGE_SHIFT, Registered, plan_registration
 from astrid_gpu._star_find import Stars
-from astrid_gpu._window_residual import middle_of, residual_in
+from astrid_gpu._window_residual import residual_in
 from astrid_gpu.align import Aligned
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import AlignmentError, InputError
@@ -43,8 +43,10 @@ BLOCK = 1536
 MARGIN = 192
 """Pixels on every side beside it: three boxes of the background's mesh, twice the reach of any kernel."""
 
-_TRIALS = 3  # blocks along each axis, spread over the frame, on which the noise model is tried
-_TRIED = 640  # px: side of the middle of each
+_TRIALS, _TRIED = (
+    4,
+    512,
+)  # windows along each axis, from edge to edge, on which the noise model is tried; their side, px
 _MOST_STARS = 20_000
 
 
@@ -360,11 +362,11 @@ class Mosaic:
 
     def _tried(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float, noise: NoiseModel) -> float:
         """Return how much the smoothed difference of some windows varies over what the noise model says."""
-        places = [np.unique(np.linspace(0, n - 1, min(n, _TRIALS)).astype(int)) for n in self.blocks.grid]
+        windows = Tiles(planes.flags.shape, _TRIED, 0)
+        rows, columns = (np.linspace(0, n - 1, min(n, _TRIALS)).astype(int) for n in windows.grid)
         widths = []
-        for k in (places[0][:, None] * self.blocks.grid[1] + places[1]).ravel().tolist():
-            window = middle_of(self.blocks.window(k), _TRIED)
-            found = residual_in(planes, window, psfs, beta, noise.stamps, noise.scales, self.config.box)
+        for k in (rows[:, None] * windows.grid[1] + columns).ravel().tolist():
+            found = residual_in(planes, windows.interior(k), psfs, beta, noise.stamps, noise.scales, self.config.box)
             if found is not None:
                 widths.append(found.width)
         forget()
