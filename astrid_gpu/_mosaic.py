@@ -6,7 +6,6 @@ what comes of them goes to scratch files. What is measured on stars is measured 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,12 +18,13 @@ from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._mosaic_align import Placement, gather_stars, locate
 from astrid_gpu._noise_model import NoiseModel, noise_model
-from astrid_gpu._prepare import CORRELATED, OVERSTATED, Matched, Pair, PairPreparer, noise_step, ratio_steps, timed
+from astrid_gpu._prepare import CORRELATED, Matched, Pair, PairPreparer, noise_step, ratio_steps, timed
+from astrid_gpu._psf_check import warn_of_psfs
 from astrid_gpu._register import Options
 from astrid_gpu._registration import LARGE_SHIFT, Registered, plan_registration
 from astrid_gpu._star_find import Stars
+from astrid_gpu._window_residual import residual_in
 from astrid_gpu.align import Aligned
-from astrid_gpu.calibrate import residual_background
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import AlignmentError, InputError
 from astrid_gpu.flags import PixelFlag
@@ -43,7 +43,10 @@ BLOCK = 1536
 MARGIN = 192
 """Pixels on every side beside it: three boxes of the background's mesh, twice the reach of any kernel."""
 
-_TRIALS = 9  # blocks on which the correlation of the noise is tried
+_TRIALS, _TRIED = (
+    4,
+    512,
+)  # windows along each axis, from edge to edge, on which the noise model is tried; their side, px
 _MOST_STARS = 20_000
 
 
@@ -105,6 +108,7 @@ class Mosaic:
         images = list(self._whole(planes, placement))
         with timed(profile, "PSFs"):
             psfs, models, psf_steps = choose_psfs(images[0], images[1], stars, self.given, self.config)
+            warn_of_psfs(psf_steps)
         with timed(profile, "flux ratio and registration"):
             matched = self._match(planes, images, stars, psfs, models, placement, sigma)
         steps = [*self._steps(placement), *psf_steps, *matched.steps]
@@ -316,23 +320,23 @@ class Mosaic:
 
     def _levelled(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float) -> tuple[float, float, NoiseModel, Step]:
         """Take the sky that is left in the difference off the science image; return what its noise proved to be."""
-        trials = np.unique(np.linspace(0, len(self.blocks) - 1, _TRIALS).astype(int))
-        noise = self._noise(planes, psfs, beta)
-        found = self._tried(planes, psfs, beta, noise, trials)
-        if noise.coloured and found < OVERSTATED and self.config.noise == "auto":
-            noise = noise.white(f"the difference has {found:.3f} of that: taken for white")
-            found = self._tried(planes, psfs, beta, noise, trials)
+        noise, found = self._noise(planes, psfs, beta)
         factor = found if found >= CORRELATED else 1.0
-        scales = [factor**2 * by for by in noise.scales]
+        scales = factor**2 * noise.scales[0], factor**2 * noise.scales[1]
         science = np.empty(planes.flags.shape, planes.science.dtype)
         levels, widths, how = [], [], "one level"
-        for k, level, width, how in self._residuals(planes, psfs, beta, noise, scales, range(len(self.blocks))):  # noqa: B007
+        for k in range(len(self.blocks)):
             interior, inner = self.blocks.interior(k), self.blocks.inner(k)
-            taken = level[inner] if self.config.background else 0.0
-            science[interior] = planes.science[interior] - taken
+            science[interior] = planes.science[interior]
+            left = residual_in(planes, self.blocks.window(k), psfs, beta, noise.stamps, scales, self.config.box)
             forget()
-            levels.append(float(np.median(level[inner])))
-            widths.append(width)
+            if left is None:
+                continue
+            if self.config.background:
+                science[interior] -= left.level[inner]
+            levels.append(float(np.median(left.level[inner])))
+            widths.append(left.width)
+            how = left.how
         planes.science = science
         for plane, by in zip((planes.variance_science, planes.variance_reference), scales, strict=True):
             for k in range(len(self.blocks) if by != 1.0 else 0):
@@ -341,45 +345,32 @@ class Mosaic:
         middle = float(np.median(levels)) if levels else 0.0
         did = "taken off" if self.config.background else "left, as asked"
         text = f"{self.science.name}: {middle:+.4g} a pixel left in the difference, {did} ({how}, by blocks)"
-        return factor, float(np.median(widths or [1.0])), noise, Step("background", text, {"offset": middle})
+        return factor, _typical(widths), noise, Step("background", text, {"offset": middle})
 
-    def _noise(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float) -> NoiseModel:
-        """Return what the noise of the block in the middle is taken for: that of all."""
-        window = self.blocks.window(self._middle())
-        images = planes.science[window], np.asarray(planes.reference[window])
-        variances = planes.variance_science[window], planes.variance_reference[window]
-        bad = (planes.flags[window] != 0) | ~np.isfinite(images[0]) | ~np.isfinite(images[1])
-        return noise_model(self.config.noise, images, variances, psfs, beta, bad)
+    def _noise(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float) -> tuple[NoiseModel, float]:
+        """Measure the noise over the whole frame; return what it is taken for and how the difference bears that out."""
+        mode = self.config.noise
+        images, variances = (planes.science, planes.reference), (planes.variance_science, planes.variance_reference)
+        measured = noise_model(mode, images, variances, psfs, beta, planes.flags != 0)
+        white = self._tried(planes, psfs, beta, NoiseModel()) if mode == "auto" or not measured.coloured else 1.0
+        noise = measured.tested(mode, white)
+        if not noise.coloured:
+            return noise, white
+        found = self._tried(planes, psfs, beta, noise)
+        noise = noise.borne_out(mode, found)
+        return noise, found if noise.coloured else white
 
-    def _tried(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float, noise: NoiseModel, numbers: Any) -> float:
-        """Return how much the smoothed difference of some blocks varies over what the noise model says."""
-        widths = [width for _, _, width, _ in self._residuals(planes, psfs, beta, noise, noise.scales, numbers)]
-        return float(np.median(widths)) if widths else 1.0
-
-    def _residuals(
-        self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float, noise: NoiseModel, scales: Any, numbers: Any
-    ) -> Iterator[tuple[int, np.ndarray, float, str]]:
-        """Yield block number, sky left in the difference, width of its noise, and how it was found."""
-        spoilt = int(PixelFlag.BAD_SCIENCE | PixelFlag.SATURATED_SCIENCE | PixelFlag.COSMIC_RAY_SCIENCE)
-        for k in numbers:
-            window = self.blocks.window(k)
-            flags = planes.flags[window]
-            mask = ((flags & spoilt) != 0).view(np.uint8)
-            science = Image(planes.science[window], mask=mask, name=self.science.name)
-            lost = (flags & int(PixelFlag.BAD_REFERENCE | PixelFlag.SATURATED_REFERENCE)) != 0
-            reference = np.where(lost, np.nan, planes.reference[window])
-            footprint = (flags & int(PixelFlag.NO_DATA)) == 0
-            weights = tuple(
-                plane[window] * plane.dtype.type(by)
-                for plane, by in zip((planes.variance_science, planes.variance_reference), scales, strict=True)
-            )
-            try:
-                level, width, how = residual_background(
-                    science, reference, beta, *psfs, weights, footprint, self.config.box, noise.stamps
-                )
-            except InputError:  # no pixel is usable in both
-                level, width, how = np.zeros(flags.shape, np.float32), 1.0, "nothing to measure"
-            yield int(k), level, width, how
+    def _tried(self, planes: _Planes, psfs: tuple[PSF, PSF], beta: float, noise: NoiseModel) -> float:
+        """Return how much the smoothed difference of some windows varies over what the noise model says."""
+        windows = Tiles(planes.flags.shape, _TRIED, 0)
+        rows, columns = (np.linspace(0, n - 1, min(n, _TRIALS)).astype(int) for n in windows.grid)
+        widths = []
+        for k in (rows[:, None] * windows.grid[1] + columns).ravel().tolist():
+            found = residual_in(planes, windows.interior(k), psfs, beta, noise.stamps, noise.scales, self.config.box)
+            if found is not None:
+                widths.append(found.width)
+        forget()
+        return _typical(widths)
 
     def _gathered(self, planes: _Planes, placement: Placement, sigma: float) -> tuple[Exposure, Aligned]:
         """Return the whole frames as the stages return them."""
@@ -430,6 +421,13 @@ def _usable(variance: np.ndarray, sigma: float) -> np.ndarray:
     """Return a variance that is positive and finite everywhere."""
     usable = np.isfinite(variance) & (variance > 0)
     return variance if usable.all() else np.where(usable, variance, variance.dtype.type(sigma**2))
+
+
+def _typical(widths: list[float]) -> float:
+    """Return the mean of the middle half of some widths, 1 of none: neither blocks of two kinds nor a few odd ones."""
+    widths = sorted(widths)
+    middle = widths[len(widths) // 4 : len(widths) - len(widths) // 4]
+    return float(np.mean(middle)) if middle else 1.0
 
 
 def _merged(parts: list[np.ndarray]) -> np.ndarray:

@@ -231,8 +231,9 @@ def _sample(values: np.ndarray, bad: np.ndarray) -> np.ndarray:
 
 
 def median_of(values: np.ndarray, bad: np.ndarray) -> float:
-    """Return the median of the good pixels, of a large image that of a regular part of them."""
-    return float(np.median(_sample(np.broadcast_to(values, bad.shape), bad)))
+    """Return the median of the good pixels, of a large image that of a regular part; `values` may lie on disk."""
+    plane = values if np.shape(values) == bad.shape else np.broadcast_to(values, bad.shape)
+    return float(np.median(_sample(plane, bad)))
 
 
 def _float(image: Image) -> np.dtype:

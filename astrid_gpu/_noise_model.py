@@ -36,6 +36,9 @@ PROOF = 0.08
 CORRELATION_MATTERS = 0.2
 """Correlation of neighbours from which on it is not, even where the width is right: D would be far from white."""
 
+OVERSTATED = 0.9
+"""Noise of the smoothed difference over that of a measured spectrum below which it is not believed: what it took for
+noise does not differ between the images."""
 
 _LEAST_IN_BLOCK = 4000  # blank pixels, to tell of a part of the frame
 
@@ -53,6 +56,10 @@ class NoiseModel:
         Variance of the flux of a PSF over that of white noise of the variance stated.
     steps : list of Step
     metrics : dict
+    local : bool
+        Whether spectra of parts of the frame may be measured: there is more noise than sky on blank pixels.
+    varies : str
+        What of the noise varies over the frame, in words; nothing if none does by more than chance.
     """
 
     stamps: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
@@ -68,18 +75,25 @@ class NoiseModel:
         """Whether either noise is."""
         return any(stamp is not None for stamp in self.stamps)
 
-    def tested(self, found: float) -> NoiseModel:
+    def tested(self, mode: str, found: float) -> NoiseModel:
         """Return this model or, where it explains no better how much the smoothed difference varies, white noise.
 
-        `found` is that over what white noise of the variances stated gives. Strong correlations need no such proof.
+        `found` is that over what white noise of the variances stated gives. Strong correlations need no such proof, and
+        nothing does if "coloured" is the mode asked for.
         """
         width = self.metrics.get("score_corr_std_white", 1.0)
         pairs = (self.metrics.get(f"noise_correlation_{role}", 0.0) for role in ("science", "reference"))
-        if not self.coloured or max(map(abs, pairs)) >= CORRELATION_MATTERS:
+        if mode != "auto" or not self.coloured or max(map(abs, pairs)) >= CORRELATION_MATTERS:
             return self
         if abs(found - 1) > PROOF and abs(found - width) < abs(found - 1):
             return self
         return self.white(f"but the difference varies {found:.3f} times as much as white noise: taken for white")
+
+    def borne_out(self, mode: str, found: float) -> NoiseModel:
+        """Return this model, or white noise if the smoothed difference varies much less (`found`) than it says."""
+        if mode != "auto" or not self.coloured or found >= OVERSTATED:
+            return self
+        return self.white(f"the difference has {found:.3f} of that: taken for white")
 
     def white(self, why: str) -> NoiseModel:
         """Return white noise of the variances stated, with what was measured and why it is not used."""
@@ -102,7 +116,7 @@ def noise_model(
     mode : {"auto", "coloured", "white", "unasked"}
         "auto": coloured where that matters. "unasked" is white, without a word.
     images, variances : pairs of arrays (ny, nx)
-        Science and reference, background-subtracted.
+        Science and reference, background-subtracted; or frames on disk, of which parts are read.
     psfs : pair of PSF
     beta : float
         F_n / F_r.

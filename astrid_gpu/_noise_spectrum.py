@@ -48,6 +48,7 @@ RANGES = (1.5, 2.5, 4.0, 6.0)
 
 _BLOCK = 256
 _MOST = 12  # blocks measured: 800 000 pixels fix the covariances to two thousandths of the variance
+_EACH = 1536  # px: of very large frames one block for each square of this side, to see what varies
 _LEAST = 4000  # blank pixels
 _CLIP = 5.0  # of the stated noise: no blank pixel
 _PSF_GRID = 64
@@ -207,7 +208,7 @@ def measure_blocks(
 ) -> list[Blank]:
     """Measure the covariances of blank pixels by blocks of up to 256 x 256; none where fewer than `least` are blank.
 
-    The other arguments as of `noise_spectra`.
+    The other arguments as of `noise_spectra`; images and variances may be frames on disk, of which the blocks are read.
     """
     parts = [_blank(images, variances, psfs, bad, part) for part in _blocks(bad.shape)]
     n = int(sum(np.count_nonzero(good) for _, good in parts))
@@ -266,7 +267,7 @@ def _blocks(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
         return [np.s_[:, :]]
     rows, columns = (max(1, n // _BLOCK) for n in shape)
     j, i = (v.ravel() for v in np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"))
-    step = max(1, len(j) // _MOST)
+    step = max(1, len(j) // max(_MOST, ny * nx // _EACH**2))
     step += int(step > 1 and columns % step == 0)  # not the same column of blocks again and again
     corners = [(ny - _BLOCK) * j[::step] // max(1, rows - 1), (nx - _BLOCK) * i[::step] // max(1, columns - 1)]
     return [np.s_[y : y + _BLOCK, x : x + _BLOCK] for y, x in zip(*corners, strict=True)]

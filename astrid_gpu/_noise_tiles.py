@@ -17,10 +17,7 @@ from astrid_gpu._noise_spectrum import (
 )
 from astrid_gpu._noise_variation import Sensitivity, differs, sensitivity
 from astrid_gpu._prepare import CORRELATED, Pair
-from astrid_gpu.calibrate import residual_background
-from astrid_gpu.errors import InputError
-from astrid_gpu.flags import PixelFlag
-from astrid_gpu.image import Image
+from astrid_gpu._window_residual import middle_of, residual_in
 from astrid_gpu.kernels._memory import forget
 from astrid_gpu.kernels._pool import share
 from astrid_gpu.ops.zogy import make_params
@@ -35,7 +32,7 @@ ENOUGH = 0.1
 
 _LEAST = 1000  # pixels
 _SIDE = 256
-_LOOKED_AT = 24  # tiles, before all are measured
+_LOOKED_AT, _ONE_IN = 24, 36  # tiles, before all are measured: so many, and of a great many one in so many
 _TRIALS = 36  # tiles on which spectra have to prove themselves
 _BETTER = 0.95  # scatter of what the difference does about what they say, over that with one for all
 _MARGIN = 24
@@ -72,12 +69,13 @@ def tile_noise(pair: Pair, tiles: Tiles, psfs: tuple[np.ndarray, np.ndarray]) ->
     A tile's covariances are drawn to those of its 3 x 3 neighbourhood as far as they differ from them by no more than
     their errors allow (James & Stein 1961); a tile without enough blank sky has those of its neighbourhood, or of the
     frame. All this is kept only if the smoothed difference then varies less from tile to tile over what the spectra
-    say. Cost: 0.15 s a megapixel on one core, for the middles of 24 tiles. Where those differ all are measured, and
-    tried on the difference, which costs some 2 s a megapixel, 36 tiles at most.
+    say. Cost: 0.15 s a megapixel on one core, for the middles of 24 tiles, or of one in 36 of very many. Where those
+    differ all are measured, and tried on the difference, which costs some 2 s a megapixel, 36 tiles at most.
     """
     if not pair.noise.local or len(tiles) < 2:
         return None, []
-    middles = {k: _middle(tiles.interior(k)) for k in _spread(len(tiles), _LOOKED_AT)}
+    looked_at = max(_LOOKED_AT, len(tiles) // _ONE_IN)
+    middles = {k: middle_of(tiles.interior(k), _SIDE) for k in _spread(len(tiles), looked_at)}
     first = _measured(pair, middles, psfs)
     varies, known, _ = _compared(pair, first)
     if not varies:
@@ -94,12 +92,6 @@ def tile_noise(pair: Pair, tiles: Tiles, psfs: tuple[np.ndarray, np.ndarray]) ->
 def _spread(n: int, most: int) -> list[int]:
     """Return some of the numbers from 0 to n - 1, spread evenly."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int)).tolist()
-
-
-def _middle(window: tuple[slice, slice]) -> tuple[slice, slice]:
-    """Return the middle of a window, as large as one block is."""
-    y, x = (slice(s.start + max(0, s.stop - s.start - _SIDE) // 2, s.stop) for s in window)
-    return slice(y.start, min(y.stop, y.start + _SIDE)), slice(x.start, min(x.stop, x.start + _SIDE))
 
 
 def _compared(pair: Pair, found: dict[int, _Measured | None]) -> tuple[str, Sensitivity | None, list[_Measured | None]]:
@@ -246,25 +238,13 @@ def _repeated(stamp: np.ndarray | None, n: int) -> Any:
 
 def _width(pair: Pair, tiles: Tiles, noise: TileNoise, k: int) -> float:
     """Return the width of the smoothed difference in a tile over what its noise is said to be; 0 for none."""
-    window = tuple(
+    rows, columns = (
         slice(max(0, s.start - _MARGIN), min(n, s.stop + _MARGIN))
         for s, n in zip(tiles.interior(k), tiles.shape, strict=True)
     )
-    flags = pair.flags[window]
-    reference = np.asarray(pair.reference[window])
-    lost = (flags & (0xFF ^ int(PixelFlag.NO_DATA))) != 0
-    science = Image(pair.science[window], mask=lost.view(np.uint8))
-    variances = tuple(
-        plane[window] * plane.dtype.type(scale[k])
-        for plane, scale in zip((pair.variance_science, pair.variance_reference), noise.scales, strict=True)
-    )
-    try:
-        _, width, _ = residual_background(
-            science, reference, pair.flux_ratio, pair.psf_science, pair.psf_reference, variances,
-            (flags & int(PixelFlag.NO_DATA)) == 0, None, (noise.stamps[0][k], noise.stamps[1][k]),
-        )  # fmt: skip
-    except InputError:  # nothing to compare
-        width = 0.0
+    stamps, scales = ((both[0][k], both[1][k]) for both in noise)
+    psfs = pair.psf_science, pair.psf_reference
+    found = residual_in(pair, (rows, columns), psfs, pair.flux_ratio, stamps, scales)
     if pair.short_of_memory:
         forget()
-    return width
+    return 0.0 if found is None else found.width

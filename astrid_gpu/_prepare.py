@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +18,7 @@ from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
 from astrid_gpu._noise import median_of
 from astrid_gpu._noise_model import NoiseModel, noise_model
-from astrid_gpu._psf_check import psf_metrics
+from astrid_gpu._psf_check import psf_metrics, warn_of_psfs
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends.blas import one_blas_thread
@@ -30,7 +30,6 @@ from astrid_gpu.results import Step
 __all__ = [
     "CORRELATED",
     "MAX_SCATTER",
-    "OVERSTATED",
     "Given",
     "Matched",
     "Pair",
@@ -46,9 +45,6 @@ that the sources are no stars or vary, and would hide transients on galaxies."""
 
 CORRELATED = 1.1
 """Noise of the smoothed difference over that of the noise model from which on the variances are raised to match."""
-
-OVERSTATED = 0.9
-"""And below which a measured spectrum is not believed: what it took for noise does not differ between the images."""
 
 
 @dataclass
@@ -108,11 +104,15 @@ def timed(profile: dict[str, float], stage: str) -> Iterator[None]:
 
 @dataclass
 class PairPreparer:
-    """Prepares science images against one reference, whose own stages run once."""
+    """Prepares science images against one reference, whose own stages run once.
+
+    `warn` is told what was found of the PSFs, and of which science image.
+    """
 
     reference: Image
     config: SubtractConfig
     given: Given = field(default_factory=Given)
+    warn: Callable[[Iterable[Step], str], None] = warn_of_psfs
 
     def __post_init__(self) -> None:
         self._reference: Exposure | None = None
@@ -134,6 +134,7 @@ class PairPreparer:
             stars = list(both(lambda: stars_of(*looked[0]), lambda: stars_of(*looked[1])))
         with timed(profile, "PSFs"):
             psfs, models, psf_steps = choose_psfs(sci.image, aligned.image, stars, given, self.config)
+            self.warn(psf_steps, science.name)
         with timed(profile, "flux ratio and registration"):
             sci.image, sci.sigma, aligned, sigma_r, matched = self._match(sci, aligned, sigma_r, psfs, models, stars)
         steps += [*psf_steps, *matched.steps]
@@ -189,11 +190,10 @@ class PairPreparer:
                 science, reference, beta, *psfs, (true[0], true[1]), aligned.footprint, self.config.box, noise.stamps
             )
             if not decided:  # by what the difference does if its noise is taken for white
-                decided, noise = True, measured.tested(found) if self.config.noise == "auto" else measured
+                decided, noise = True, measured.tested(self.config.noise, found)
                 if noise.coloured:
                     continue
-            if noise.coloured and found < OVERSTATED and self.config.noise == "auto":
-                noise = noise.white(f"the difference has {found:.3f} of that: taken for white")
+            elif noise.coloured and not (noise := noise.borne_out(self.config.noise, found)).coloured:
                 continue
             if settled or found < CORRELATED:
                 break

@@ -15,7 +15,7 @@ from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spl
 from astrid_gpu.ops.star_moments import moment_limits, shapes_of, star_moments
 from astrid_gpu.results import Step
 
-__all__ = ["STAGE", "PsfFit", "check_psf", "fit_of", "psf_metrics"]
+__all__ = ["STAGE", "PsfFit", "StackWarnings", "check_psf", "fit_of", "psf_metrics", "warn_of_psfs"]
 
 _log = logging.getLogger("astrid_gpu")
 
@@ -52,7 +52,7 @@ class PsfFit(NamedTuple):
 
 
 def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> Step:
-    """Compare a given PSF with the image's stars; say what was found, aloud if fluxes will be off by it.
+    """Compare a given PSF with the image's stars; say what was found, and if it matters what to do about it.
 
     Parameters
     ----------
@@ -79,7 +79,6 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
     )
     if found.matters:
         text += f": {_advice(role, found)}"
-        _log.warning("%s", text)
     return Step(STAGE, text, {"role": role, "checked": True, "matters": found.matters, **found._asdict()})
 
 
@@ -91,6 +90,52 @@ def _advice(role: str, found: PsfFit) -> str:
         f"{what} will come out about {size:.0f} % {side} and stars leave residuals; leave psf_{role} (and the psf of "
         "the image) out to have it measured, or give one made with measure_psf"
     )
+
+
+def warn_of_psfs(steps: Iterable[Step], name: str = "") -> None:
+    """Say aloud which given PSFs do not fit; `name` is that of the science image."""
+    for step in _misfits(steps):
+        _log.warning("%s", step.text)
+
+
+def _misfits(steps: Iterable[Step]) -> list[Step]:
+    return [step for step in steps if step.stage == STAGE and step.values.get("matters")]
+
+
+class StackWarnings:
+    """Warnings of the PSFs given for a stack of exposures: of the reference's once, of the others one that sums up.
+
+    A context: `add` takes the place of `warn_of_psfs` in it, at its end comes the one of the science images.
+    """
+
+    def __init__(self) -> None:
+        self._of_reference = False
+        self._checked = self._misfits = 0
+        self._worst = (0.0, "", "")  # bias, name of the exposure, text
+
+    def __enter__(self) -> StackWarnings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._misfits:
+            _, name, text = self._worst
+            seen = f"{self._misfits} of {self._checked} exposures' given PSFs do not fit their stars; worst, {name}: "
+            _log.warning("%s%s", seen if self._checked > 1 else "", text)
+
+    def add(self, steps: Iterable[Step], name: str) -> None:
+        """Take the steps of an exposure; warn of the reference's PSF where it is the first time."""
+        steps = list(steps)
+        self._checked += any(
+            step.stage == STAGE and step.values.get("role") == "science" and step.values["checked"] for step in steps
+        )
+        for step in _misfits(steps):
+            if step.values["role"] == "science":
+                self._misfits += 1
+                mine = (abs(float(step.values["flux_bias"])), name, step.text)
+                self._worst = mine if mine[0] > self._worst[0] else self._worst
+            elif not self._of_reference:
+                self._of_reference = True
+                _log.warning("%s", step.text)
 
 
 def fit_of(image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> PsfFit | str:

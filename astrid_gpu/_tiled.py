@@ -111,7 +111,7 @@ def plan_tiles(pair: Pair, settings: SubtractConfig, backend: Backend) -> Plan:
     need, allowed = FRAME_BYTES * pair.science.size, allowance(settings, backend)
     if pair.short_of_memory or (need > allowed and max(shape) > LARGE_SIDE):
         text = f"the whole frame would take {need / 2**30:.1f} GiB, of {allowed / 2**30:.1f} that it may"
-        return _cut(pair, LARGE_SIDE, [text])
+        return _cut(pair, LARGE_SIDE, [text], (None, told) if told else None)
     return _whole("nothing measurably varies over it", told)
 
 

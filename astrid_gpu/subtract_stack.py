@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._prepare import Given, Pair, PairPreparer
+from astrid_gpu._psf_check import StackWarnings
 from astrid_gpu.backends import get_backend
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import AstridGpuError, ConfigError, InputError
@@ -80,6 +81,9 @@ def subtract_stack(
     -----
     Memory: about 100 bytes for each pixel of a batch, beside the reference and what the caller keeps.
 
+    Where a PSF that was given does not fit the stars, one warning tells of the reference's, when it is first seen, and
+    one at the end of how many exposures' do not and of the worst; steps and metrics of each result tell of its own.
+
     Examples
     --------
     >>> import astrid_gpu as ag
@@ -100,7 +104,16 @@ def subtract_stack(
     settings = _settings(config, options if backend is None else options | {"backend": backend})
     given = Given(psf_science, psf_reference, sigma_reference=sigma_reference)
     preparer = PairPreparer(_load(reference, "reference", mask_reference, variance_reference), settings, given)
-    return _stream(images, preparer, settings, batch, keep_errors=on_error == "return")
+    return _warned(images, preparer, settings, batch, keep_errors=on_error == "return")
+
+
+def _warned(
+    images: Iterable[Any], preparer: PairPreparer, settings: SubtractConfig, batch: int | str, *, keep_errors: bool
+) -> Iterator[Difference | AstridGpuError]:
+    """Yield the stream, and warn of PSFs that do not fit: as of one stack, however far it is read."""
+    with StackWarnings() as told:
+        preparer.warn = told.add
+        yield from _stream(images, preparer, settings, batch, keep_errors=keep_errors)
 
 
 def _stream(

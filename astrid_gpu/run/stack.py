@@ -68,6 +68,7 @@ def run_stack(
             yield str(path), _write(diff, settings, finding, Path(output) / folder, extensions, profile)
         except (AstridGpuError, OSError) as exc:
             yield str(path), exc if isinstance(exc, AstridGpuError) else AstridGpuError(f"{path}: {exc}")
+    next(differences, None)  # the end of the stack, where it sums up its warnings
 
 
 def _write(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import astrid_gpu as ag
+from astrid_gpu import _mosaic, _noise_spectrum, _tiled
 from tests.scenes import blurred, moffat_psf
 
 SHAPE = (600, 1000)
@@ -37,6 +38,8 @@ def phase(kind):
         "smooth": 0.5 * x / SHAPE[1],
         "white": 0 * x,
         "alike": 0 * x + 0.5,
+        "edge": np.where(x < 250, 0.5, 0.0),
+        "corner": np.where((x < 250) & (np.arange(SHAPE[0])[:, None] < 200), 0.5, 0.0),
     }[kind]
 
 
@@ -177,17 +180,68 @@ def test_every_backend_gives_the_same(rng, backend):
     np.testing.assert_allclose(diff.score_corr, exact.score_corr, atol=2e-3)
 
 
-def test_frames_prepared_by_blocks(rng, monkeypatch):
-    """A mosaic too large for the memory: planes on disk, the frame's noise that of one block, the tiles' their own."""
-    from astrid_gpu import _mosaic, _tiled
-
-    for module, name, value in ((_mosaic, "BLOCK", 300), (_mosaic, "MARGIN", 100), (_tiled, "BLOCK", 300)):
+@pytest.fixture
+def by_blocks(monkeypatch):
+    """Blocks of 200 px, 3 x 5 of them, the one in the middle seeing rows 100 to 500 of columns 300 to 700."""
+    for module, name, value in ((_mosaic, "BLOCK", 200), (_mosaic, "MARGIN", 100), (_tiled, "BLOCK", 200)):
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(_tiled, "LARGE_SIDE", 250)
-    diff = difference(made(rng, "halves"), memory=0.45)
+    monkeypatch.setattr(_tiled, "LARGE_SIDE", 500)
+    return {"memory": 0.45}
+
+
+def quarters(diff):
+    """Robust widths of S_corr in the quarters of the frame, 20 px of its edges left out."""
+    y, x = SHAPE[0] // 2, SHAPE[1] // 2
+    return np.array(
+        [spread(diff.score_corr[a, b]) for a in (slice(20, y), slice(y, -20)) for b in (slice(20, x), slice(x, -20))]
+    )
+
+
+@pytest.mark.parametrize("kind", ["halves", "edge", "corner"])
+def test_frames_prepared_by_blocks(rng, by_blocks, kind):
+    """A mosaic too large for the memory: seen or not from its middle, each tile has its noise, as of the frame whole.
+
+    A quarter has 135 000 pixels, 0.01 of chance; the edge and the corner end within a tile that memory alone asks for.
+    """
+    pair = made(rng, kind)
+    diff, whole = difference(pair, **by_blocks), difference(pair)
     assert any(step.stage == "blocks" for step in diff.steps)
-    assert "tile by tile" in told(diff)[0].text
-    np.testing.assert_allclose(widths(diff), 1, atol=0.035)
+    (step,) = told(diff)
+    assert "tile by tile" in step.text
+    np.testing.assert_allclose(quarters(diff), 1, atol=0.04)
+    np.testing.assert_allclose(widths(diff), 1, atol=0.04)
+    assert step.values["n_own"] == told(whole)[0].values["n_own"] == 12
+    for own, other in zip(diff.tiles.noise, whole.tiles.noise, strict=True):
+        np.testing.assert_allclose(own, other, atol=0.03)
+    assert spread(diff.score_corr - whole.score_corr) < 0.1
+    assert diff.metrics["noise_correlation_science"] == pytest.approx(
+        whole.metrics["noise_correlation_science"], abs=0.01
+    )
+
+
+@pytest.mark.parametrize("kind", ["white", "alike"])
+def test_frames_prepared_by_blocks_with_the_same_noise_everywhere(rng, by_blocks, kind):
+    """One spectrum for all, that of the frame taken whole; also where the block in the middle has no blank sky."""
+    pair = made(rng, kind)
+    mask = np.zeros(SHAPE, bool)
+    mask[100:500, 300:700] = rng.random((400, 400)) < 0.995
+    for options in ({}, {"mask_science": mask}):
+        diff, whole = (difference(pair, **options, **more) for more in (by_blocks, {}))
+        assert any(step.stage == "blocks" for step in diff.steps)
+        assert diff.tiles.noise_scale is None
+        assert [stamp is None for stamp in diff.tiles.noise] == [kind == "white"] * 2
+        for key in ("noise_correlation_science", "noise_correlation_reference", "score_corr_std_white"):
+            assert diff.metrics[key] == pytest.approx(whole.metrics[key], abs=0.01)
+        np.testing.assert_allclose(quarters(diff), 1, atol=0.04)
+
+
+def test_more_of_a_very_large_frame_is_looked_at():
+    """A block for each square of 1536 px, spread over rows and columns; twelve, nearly, of any smaller one."""
+    for side, n in ((4096, 12), (10_000, 42)):
+        y, x = np.array([[part[0].start, part[1].start] for part in _noise_spectrum._blocks((side, side))]).T
+        assert n <= len(y) < 1.4 * n
+        assert max(np.diff(np.unique(y))) < 0.15 * side
+        assert len({*(4 * x // side)}) == len({*(4 * y // side)}) == 4
 
 
 def test_a_tile_without_blank_sky_has_its_neighbours_spectrum(rng):

@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -304,3 +305,78 @@ def test_one_image_is_no_stack(known, kind):
 
 def test_an_empty_stack_gives_nothing(known):
     assert list(ag.subtract_stack([], known[1])) == []
+
+
+@pytest.fixture(scope="module")
+def starry():
+    """A field with stars enough to tell whether PSFs fit, of true PSFs and variances."""
+    return ag.simulate.pair(seed=4, shape=(200, 200), n_stars=60, n_galaxies=0).known()
+
+
+WIDE, WIDER, NARROW = "moffat:3.4,3.5", "moffat:4.4,3.5", "moffat:1.5,3.5"
+
+
+def said(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def misfit(diff, role):
+    return next(s for s in diff.steps if s.stage == "psf check" and s.values["role"] == role)
+
+
+def test_psfs_that_do_not_fit_are_warned_of_once_a_stack(starry, caplog):
+    """Of the reference's when it is first seen, of the exposures' at the end; each result keeps what is its own."""
+    caplog.set_level(logging.WARNING, "astrid_gpu")
+    stack = ag.subtract_stack(nights(starry[0], 4), starry[1], psf_reference=NARROW, psf_science=NARROW, batch=2)
+    found = [next(stack)]
+    assert len(said(caplog)) == 1
+    assert said(caplog)[0] == misfit(found[0], "reference").text
+    found += stack
+    assert len(said(caplog)) == 2
+    assert said(caplog)[1].startswith("4 of 4 exposures' given PSFs do not fit their stars; worst, night ")
+    assert "leave psf_science" in said(caplog)[1]
+    for diff in found:
+        assert misfit(diff, "science").values["matters"]
+        assert misfit(diff, "reference").values["matters"]
+        assert diff.metrics["psf_flux_bias_science"] == misfit(diff, "science").values["flux_bias"]
+    worst = max(found, key=lambda diff: abs(diff.metrics["psf_flux_bias_science"]))
+    assert said(caplog)[1].endswith(f"worst, {worst.meta['science']}: {misfit(worst, 'science').text}")
+
+
+def test_exposures_with_psfs_of_their_own_are_summed_up(starry, caplog):
+    """Two of four wrong, one more than the other; said of each stack anew, and of one that is not read to its end."""
+    caplog.set_level(logging.WARNING, "astrid_gpu")
+    wrong = {1: ag.io.read_psf(WIDE), 2: ag.io.read_psf(WIDER)}
+    images = [image.with_(psf=wrong[i]) if i in wrong else image for i, image in enumerate(nights(starry[0], 4))]
+    for _ in range(2):
+        caplog.clear()
+        assert len(list(ag.subtract_stack(images, starry[1]))) == 4
+        (one,) = said(caplog)
+        assert one.startswith(
+            "2 of 4 exposures' given PSFs do not fit their stars; worst, night 2: science: fluxes of "
+        )
+    caplog.clear()
+    stack = ag.subtract_stack(images, starry[1], batch=1)
+    next(stack)
+    next(stack)
+    assert not said(caplog)
+    stack.close()
+    assert said(caplog)[0].startswith("1 of 2 exposures' given PSFs do not fit their stars; worst, night 1: ")
+
+
+def test_stacks_in_threads_warn_each_for_itself(starry, caplog):
+    caplog.set_level(logging.WARNING, "astrid_gpu")
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [
+            pool.submit(lambda: len(list(ag.subtract_stack(nights(starry[0], 2), starry[1], psf_reference=NARROW))))
+            for _ in range(2)
+        ]
+        assert [job.result() for job in jobs] == [2, 2]
+    assert len(said(caplog)) == 2
+    assert all(text.startswith("reference: fluxes of ") for text in said(caplog))
+
+
+def test_right_psfs_are_not_warned_of(starry, caplog):
+    caplog.set_level(logging.WARNING, "astrid_gpu")
+    assert len(list(ag.subtract_stack(nights(starry[0], 2), starry[1]))) == 2
+    assert not said(caplog)
