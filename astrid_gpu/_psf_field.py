@@ -54,9 +54,7 @@ def usable_stars(stack: PsfStack) -> np.ndarray:
 
 
 @one_blas_thread()
-def fit_field(
-    stack: PsfStack, shape: tuple[int, int], fwhm: float, order: int | str, highest: int
-) -> FieldFit:
+def fit_field(stack: PsfStack, shape: tuple[int, int], fwhm: float, order: int | str, highest: int) -> FieldFit:
     """Fit the PSF over the field to the stars that the constant one was built from.
 
     Parameters
@@ -76,7 +74,8 @@ def fit_field(
     FieldFit
         With one term if order 0 is enough.
     """
-    stars, held_out = stack.stars, {}
+    stars = stack.stars
+    held_out: dict[int, float] = {}
     assert stars is not None
     usable, templates = usable_stars(stack), templates_of(stack.psf, fwhm)
     shaped = templates.shaped(stars.shifted[usable] - stack.psf, stars.weight[usable])

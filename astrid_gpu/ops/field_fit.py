@@ -51,9 +51,7 @@ def _tukey(size: np.ndarray) -> np.ndarray:
     return np.maximum(np.where(size < _FAR, (1.0 - (size / _FAR) ** 2) ** 2, 0.0), 1e-6)
 
 
-def fit_pixels(
-    basis: np.ndarray, values: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fit_pixels(basis: np.ndarray, values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit a polynomial to each pixel of stars, with Huber weights about a first fit.
 
     Parameters
