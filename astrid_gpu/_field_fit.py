@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from astrid_gpu._host_ops import host_op
-from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
-from astrid_gpu.ops.field_fit import fit_polynomial
+from astrid_gpu.ops.field import frame_scale, n_terms, powers, terms_at
+from astrid_gpu.ops.field_fit import fit_polynomial, median_of
 
 __all__ = ["ORDERS", "Fitted", "highest_order", "left_out", "leverages", "lowest_order"]
 
@@ -26,11 +26,13 @@ def highest_order(y: np.ndarray, x: np.ndarray, shape: tuple[int, int]) -> int:
     """
     centre, scale = frame_scale(shape)
     gy, gx = (a.ravel() for a in np.meshgrid(*(np.linspace(0, n - 1, 5) for n in shape), indexing="ij"))
-    best = 0
+    best, most = 0, ORDERS[-1]
+    stars, places = terms_at(y, x, most, centre, scale), terms_at(gy, gx, most, centre, scale)
     for order in ORDERS[1:]:
         if len(y) < _PER_TERM * n_terms(order):
             break
-        basis, frame = terms_at(y, x, order, centre, scale), terms_at(gy, gx, order, centre, scale)
+        mine = [sum(power) <= order for power in powers(most)]
+        basis, frame = stars[:, mine], places[:, mine]
         normal = basis.T @ basis
         if np.linalg.eigvalsh(normal)[0] < (_RANK * len(y)) ** 2:
             break
@@ -94,7 +96,7 @@ def lowest_order(misfit: np.ndarray) -> int:
 
 def _clipped_mean(values: np.ndarray) -> tuple[float, float]:
     """Return the mean of values cut at 10 robust sigmas, and its error."""
-    middle = float(np.median(values))
-    spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1e-12)
+    middle = median_of(values)
+    spread = max(1.4826 * median_of(np.abs(values - middle)), 1e-12)
     cut = np.clip(values, middle - 10 * spread, middle + 10 * spread)
     return float(cut.mean()), float(cut.std() / np.sqrt(max(len(cut) - 1, 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from typing import Any
 
@@ -134,38 +135,44 @@ class Crowd:
 
         The matrix is the PSF's autocorrelation at the separations: sum_x P(x - a) P(x - b) = A(a - b).
         """
+        from scipy.fft import next_fast_len
         from scipy.ndimage import map_coordinates
-        from scipy.sparse import coo_matrix
 
-        frame = np.pad(psf, self.half + 1)
-        auto = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(frame)) ** 2, frame.shape))
-        middle = auto.shape[0] // 2
-        lag = self.places[self.i] - self.places[self.j] + middle
+        side = next_fast_len(2 * psf.shape[0] + 1, real=True)
+        auto = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(psf, (side, side))) ** 2, (side, side)))
+        lag = self.places[self.i] - self.places[self.j] + side // 2
         overlap = map_coordinates(auto, lag.T, order=3)
         right, seen = host_op("crowd_sums", crowd_sums)(self.pixels, models)
-        n = len(self.places)
-        rows = np.concatenate([self.i, self.j, np.arange(n)])
-        columns = np.concatenate([self.j, self.i, np.arange(n)])
         # Holes take part of the self-overlap away; the first flux is a weak prior.
         diagonal = np.maximum(seen, 0.05 * auto.max()) + 0.01 * auto.max()
-        matrix = coo_matrix((np.concatenate([overlap, overlap, diagonal]), (rows, columns)), shape=(n, n)).tocsr()
         right = right + 0.01 * auto.max() * self.first
-        return np.maximum(conjugate_gradients(matrix, right, self.first), 0.0)
+        rows, columns = self.i, self.j
+
+        def product(x: np.ndarray) -> np.ndarray:
+            n = len(x)
+            return (
+                diagonal * x + np.bincount(rows, overlap * x[columns], n) + np.bincount(columns, overlap * x[rows], n)
+            )
+
+        return np.maximum(conjugate_gradients(product, right, self.first), 0.0)
 
 
-def conjugate_gradients(matrix: Any, right: np.ndarray, first: np.ndarray, rtol: float = 1e-4) -> np.ndarray:
+def conjugate_gradients(
+    product: Callable[[np.ndarray], np.ndarray], right: np.ndarray, first: np.ndarray, rtol: float = 1e-4
+) -> np.ndarray:
     """Solve a symmetric, positive definite system to `rtol` of the right side (Hestenes & Stiefel 1952).
 
-    That of SciPy needs scipy.sparse.linalg, whose import takes a tenth of a second of every run of the program.
+    `product` multiplies its matrix by a vector. SciPy's solver needs scipy.sparse.linalg, whose import takes a tenth of
+    a second of every run of the program.
     """
     x = first.astype(float)
-    rest = right - matrix @ x
+    rest = right - product(x)
     step, size = rest.copy(), float(rest @ rest)
     limit = (rtol * float(np.linalg.norm(right))) ** 2
     for _ in range(200):
         if size <= limit:
             break
-        image = matrix @ step
+        image = product(step)
         length = size / float(step @ image)
         x += length * step
         rest -= length * image

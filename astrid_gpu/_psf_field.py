@@ -49,8 +49,7 @@ def spread_over(y: np.ndarray, x: np.ndarray, shape: tuple[int, int], most: int,
 
 def usable_stars(stack: PsfStack) -> np.ndarray:
     """Return which stars tell how the PSF varies: one at the border may fit the constant PSF badly because it does."""
-    assert stack.stars is not None
-    return inliers(stack.stars.chi2, _LOOSE)
+    return stack.used if stack.stars is None else inliers(stack.stars.chi2, _LOOSE)
 
 
 @one_blas_thread()
@@ -107,7 +106,7 @@ def _register(stars: Registered, terms: np.ndarray, basis: np.ndarray, fwhm: flo
     # The spline through a sum of stamps is the sum of their splines.
     planes, first = spline_of(terms, cuts.half, spline_reach(stars.offset))
     found = register(cuts, stars.light, local / total, stars.offset, fwhm, (local_stamps(basis, planes) / total, first))
-    return Registered(cuts, stars.light, *found)
+    return Registered(cuts, stars.light, *found._replace(weight=np.where(stars.weight > 0, found.weight, 0.0)))
 
 
 def _refined(

@@ -14,6 +14,7 @@ from astrid_gpu.backends import Backend
 from astrid_gpu.image import Image
 from astrid_gpu.ops.moffat import Moffat, moffat_profile
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, Spline, spline_of
+from astrid_gpu.ops.psf_intruders import intruders
 from astrid_gpu.ops.psf_register import Aligned, fourier_shift, mean_star, register_stars
 from astrid_gpu.ops.psf_stamps import centroid_of
 
@@ -66,7 +67,7 @@ def build_psf(
     inverse-variance and Huber weights; a Moffat profile fitted to the average; where the average does not differ from
     that by more than its own noise the profile stands in (`blend`). Two rounds by the best stars tell all others'
     centres as well as all of them would: a third by all ends it. Few stars take three rounds or four. Stars that fit
-    badly are dropped.
+    badly are dropped, and of one that rules the mean the pixels about a source that the others lack (`intruders`).
 
     Parameters
     ----------
@@ -101,13 +102,18 @@ def build_psf(
             light, lit = crowd.light(psf), psf
         shifted, weight, offset[:n], chi2 = register(cuts.first(n), light[:n], psf, offset[:n], fwhm)
         before, keep = keep, inliers(chi2) if i >= 1 else np.ones(n, dtype=bool)
-        mean, error = _average(shifted[keep], weight[keep], psf)
-        moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
+        unit, trust = shifted[keep], weight[keep]
+        if n == m and i >= 1 and (hidden := intruders(unit, trust, psf, fwhm)).any():
+            trust[hidden] = 0.0
+            weight[keep] = trust
+        mean, error = _average(unit, trust, psf)
+        if i != 1:  # the second mean is the first one but for better centres
+            moffat = fit_moffat(mean, np.hypot(error, 0.01 * np.abs(psf)), fwhm, start=moffat)
+        assert moffat is not None
         blended, radius = blend(mean - moffat.constant, moffat_profile(moffat, mean.shape), error, fwhm)
         last, psf = psf, _finish(blended, moffat.fwhm)
         if i >= 2 and (m > _FIRST or _settled(psf, last, error, before, keep)):
             break
-    assert moffat is not None
     registered = Registered(cuts, light, shifted, weight, offset, chi2)
     return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, registered)
 

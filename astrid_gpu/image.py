@@ -107,7 +107,7 @@ class PSFModel:
         for name, value in values.items():
             object.__setattr__(self, name, value)
         if not (np.isfinite(self.fwhm) and np.isfinite(self.ellipticity)):
-            middle = self.stamps(*self._middle())[0]
+            middle = self._as_they_lie(*self._middle())[0]
             if not np.isfinite(self.fwhm):
                 object.__setattr__(self, "fwhm", fwhm_of(middle))
             if not np.isfinite(self.ellipticity):
@@ -185,6 +185,10 @@ class PSFModel:
         PsfError
             The polynomial has run off at a place (no positive sum): far outside of where it was fitted.
         """
+        return centre_stamps(self._as_they_lie(y, x))
+
+    def _as_they_lie(self, y: Any, x: Any) -> np.ndarray:
+        """Return the PSF at places, of sum 1, but not centred; see `stamps`."""
         y, x = (np.ravel(a) for a in np.broadcast_arrays(np.asarray(y, float), np.asarray(x, float)))
         basis = terms_at(y, x, self.order, self.centre, self.scale)  # type: ignore[arg-type]
         stamps = np.tensordot(basis, self.terms, axes=1)
@@ -197,14 +201,15 @@ class PSFModel:
                 f"{self.order} holds for {'its own image' if self.shape is None else f'an image of {self.shape}'} only"
             )
             raise PsfError(msg)
-        return centre_stamps(stamps / sums[:, None, None])
+        return stamps / sums[:, None, None]  # type: ignore[no-any-return]
 
     def at(self, y: float | None = None, x: float | None = None) -> PSF:
         """Return the PSF at the 0-based pixel (y, x), by default in the middle of the frame."""
         middle = self._middle()
         place = middle[0] if y is None else float(y), middle[1] if x is None else float(x)
         stamp = self.stamps(*place)[0]
-        return PSF(stamp, fwhm_of(stamp), ellipticity_of(stamp), self.n_stars, self.residual, self.origin)
+        width = fwhm_of(stamp)
+        return PSF(stamp, width, ellipticity_of(stamp, fwhm=width), self.n_stars, self.residual, self.origin)
 
     def __repr__(self) -> str:
         _, ny, nx = self.terms.shape

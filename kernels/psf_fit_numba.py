@@ -1,4 +1,4 @@
-"""Numba twin of ops/psf_fit.py: window by window, in double precision. One thread: both images of a pair go at once."""
+"""Numba twin of ops/psf_fit.py: window by window, in double precision."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numba as nb
 import numpy as np
+from astrid_gpu.kernels._threads import shares
 
 __all__ = ["crowd_light", "crowd_sums", "fit_one", "fit_stars", "psf_at", "render", "step_scale"]
 
@@ -16,6 +17,7 @@ _FURTHEST = 2.0
 _FITS = 4
 _LEAST_STEP = 1e-2
 _LONGEST_STEP = 0.5
+_STARS = 100  # that one thread renders sooner than another wakes up
 
 
 @nb.njit(cache=True, nogil=True)
@@ -234,8 +236,14 @@ def _stack(coefficients: np.ndarray) -> np.ndarray:
 
 def psf_at(spline: tuple[np.ndarray, int], half: int, dy: Any, dx: Any) -> np.ndarray:
     """Move the PSF; contract in `astrid_gpu.ops.psf_fit.psf_at`."""
-    out = np.empty((len(dy), 2 * half + 1, 2 * half + 1))
-    _render_all(_stack(spline[0]), spline[1], np.require(dy, float, "CW"), np.require(dx, float, "CW"), out)
+    out, stack = np.empty((len(dy), 2 * half + 1, 2 * half + 1)), _stack(spline[0])
+    dy, dx = (np.require(a, float, "CW") for a in (dy, dx))
+
+    def part(first: int, last: int) -> None:
+        these = slice(first, last)
+        _render_all(stack[these] if len(stack) > 1 else stack, spline[1], dy[these], dx[these], out[these])
+
+    shares(part, len(dy), least=_STARS)
     return out
 
 

@@ -25,11 +25,14 @@ _STARS = 12  # that one thread registers sooner than another wakes up
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
 def _clean(data, light, variance, bad, clean, spread):  # noqa: ANN001, ANN202 - compiled
-    """Write a window less its neighbours, and its variance, infinite at bad pixels."""
+    """Write a window less its neighbours, and its variance, infinite at bad pixels; return how many these are."""
+    n = 0
     for i in range(data.size):
         clean[i] = data[i] - light[i]
         e = _LIGHT_ERROR * light[i]
         spread[i] = np.inf if bad[i] else variance[i] + e * e
+        n += bad[i]
+    return n
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
@@ -122,14 +125,16 @@ def _register(  # noqa: ANN202
     clean, spread, kernel = np.empty(s * s), np.empty(s * s), np.empty(2 * s - 1)
     down, lines, across = np.empty((k, s)), np.empty((k, s)), np.empty((s, k))
     for m in range(data.shape[0]):
-        _clean(data[m].reshape(-1), light[m].reshape(-1), variance[m].reshape(-1), bad[m].reshape(-1), clean, spread)
+        holes = _clean(
+            data[m].reshape(-1), light[m].reshape(-1), variance[m].reshape(-1), bad[m].reshape(-1), clean, spread
+        )
         own, stamp = coefficients[min(m, coefficients.shape[0] - 1)], psf[min(m, psf.shape[0] - 1)]
         flux, sky = fit_one(clean, spread, own, first, scales, offset[m], planes, root, normal)
         render(own, first, offset[m, 0], offset[m, 1], planes[0])
         chi2[m] = _scaled(clean, spread, planes[0].reshape(-1), core, flux, sky)
         _shift(clean.reshape(s, s), -offset[m, 0], -offset[m, 1], kernel, down, lines, across, shifted[m])
-        moved = max(abs(offset[m, 0]), abs(offset[m, 1])) > _NEAR
-        _weigh(spread.reshape(s, s), stamp, moved, not flux > 0, weight[m])
+        reached = holes > 0 and max(abs(offset[m, 0]), abs(offset[m, 1])) > _NEAR
+        _weigh(spread.reshape(s, s), stamp, reached, not flux > 0, weight[m])
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST)

@@ -11,7 +11,7 @@ from astrid_gpu.kernels._pool import share
 __all__ = ["gather_stamps"]
 
 
-_SMALL = 200_000  # pixels that one thread cuts sooner than another wakes up
+_SMALL = 100_000  # pixels that one thread cuts sooner than another wakes up
 
 
 @nb.njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["fit_pixels", "fit_polynomial", "left_out_pixels", "linear_fits"]
+__all__ = ["fit_pixels", "fit_polynomial", "left_out_pixels", "linear_fits", "median_of"]
 
 _ROUNDS = 8
 _FAR = 5.0  # robust sigmas from which on a value has no weight
@@ -25,22 +25,22 @@ def fit_polynomial(
         Variance of the values beyond their errors, fitted unless it is given: without it the brightest few would rule.
     """
     known, spread2 = spread2 is not None, spread2 or 0.0
-    rest = values - _median(values)
+    rest = values - median_of(values)
     for i in range(_ROUNDS):
         total = np.sqrt(error**2 + spread2)
         size = np.abs(rest / total)
-        size /= max(1.4826 * _median(size), 1.0)
+        size /= max(1.4826 * median_of(size), 1.0)
         # Huber's weights find the bulk; Tukey's then give what lies far off it no say at all.
         weight = np.minimum(1.0, 2.0 / np.maximum(size, 1e-12)) if i < _ROUNDS // 2 else _tukey(size)
         root = np.sqrt(weight) / total
         solution = np.linalg.lstsq(basis * root[:, None], values * root, rcond=1e-10)[0]
         rest = values - basis @ solution
         if not known:
-            spread2 = max((1.4826 * _median(np.abs(rest))) ** 2 - _median(error**2), 0.0)
+            spread2 = max((1.4826 * median_of(np.abs(rest))) ** 2 - median_of(error**2), 0.0)
     return solution, root**2, spread2
 
 
-def _median(values: np.ndarray) -> float:
+def median_of(values: np.ndarray) -> float:
     """Return the median of finite numbers; of a hundred of them NumPy's own takes ten times as long."""
     ordered, n = np.sort(values), len(values)
     return 0.5 * float(ordered[(n - 1) // 2] + ordered[n // 2])

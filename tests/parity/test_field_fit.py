@@ -31,7 +31,7 @@ def test_fit_pixels(rng, m, order):
 
 def test_the_error_of_a_pixel_is_that_of_its_scatter(rng):
     """Constant terms: the mean's standard error; 400 of them tell it to 1 / sqrt(2 * 60 * 400) and Huber's cut."""
-    solution, error = fit_pixels(np.ones((60, 1)), rng.normal(0, 3, (60, 400)), np.full((60, 400), 1 / 9))
+    solution, error, _ = fit_pixels(np.ones((60, 1)), rng.normal(0, 3, (60, 400)), np.full((60, 400), 1 / 9))
     assert error.mean() == pytest.approx(3 / np.sqrt(60), rel=0.04)
     assert solution.std() == pytest.approx(3 / np.sqrt(60), rel=0.15)
 

@@ -160,7 +160,7 @@ def test_fluxes_of_a_crowd_solve_their_equations(rng):
     matrix = 0.3 * np.eye(60) + overlap @ overlap.T
     truth = rng.exponential(100.0, 60)
     first = truth * rng.normal(1, 0.3, 60)
-    found = conjugate_gradients(matrix, matrix @ truth, first)
+    found = conjugate_gradients(matrix.__matmul__, matrix @ truth, first)
     # The residual is 1e-4 of the right side; the least eigenvalue is 0.3 at least.
     assert np.linalg.norm(found - truth) < 1e-4 * np.linalg.norm(matrix @ truth) / 0.3
-    np.testing.assert_array_equal(conjugate_gradients(matrix, matrix @ truth, truth), truth)
+    np.testing.assert_array_equal(conjugate_gradients(matrix.__matmul__, matrix @ truth, truth), truth)
