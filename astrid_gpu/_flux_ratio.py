@@ -430,7 +430,7 @@ def _from_headers(science: Image, reference: Image) -> FluxRatio:
     """Return the ratio that zero points or exposure times imply, or 1 with a large error."""
     beta, method = 1.0, "assumed"
     error = _UNKNOWN_ERROR
-    times = [im.meta.get("exposure", im.meta.get("EXPTIME")) for im in (science, reference)]
+    times = [im.meta.get("EXPTIME") for im in (science, reference)]
     if science.zero_point is not None and reference.zero_point is not None:
         beta, method = 10 ** (0.4 * (science.zero_point - reference.zero_point)), "zero points"
         error = 0.05 * beta
