@@ -69,8 +69,8 @@ def subtract(
         1-sigma registration noise in y and x, pixels.
     config : SubtractConfig, optional
     **options
-        Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, psf_size, psf_order,
-        flux_order, registration, renormalise, tiles, backend, dtype.
+        Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, cosmic_rays, bad_lines,
+        trails, psf_size, psf_order, flux_order, registration, noise, renormalise, tiles, memory, backend, dtype.
 
     Returns
     -------
