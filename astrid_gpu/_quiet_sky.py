@@ -23,6 +23,7 @@ ROUGH = 100_000
 _SOURCE = 5.0  # widths; S_corr beyond it is a source or a residual
 _SHOWS = 0.2  # widths; what a source may add to a pixel that is taken for noise
 _LEAST = 0.3  # of the clean pixels stay, or less is left out around each source
+_INDEPENDENT = 400  # times the area that varies as one: what is left must fix the width to 5 %
 _ROUNDS = 3
 _SETTLED = 0.005  # change of the width from round to round
 
@@ -60,7 +61,7 @@ def quiet_sky(score: np.ndarray, clean: np.ndarray, psf: Any = None) -> np.ndarr
     residuals, only the core of the PSF is left out around each, and if need be nothing. Cost: some 10 ms for
     2048 x 2048.
     """
-    reach = _reach(psf)
+    reach, area = _reach(psf), score_area(psf)
     quiet = clean
     _, width = middle_and_width(part_of(score, clean, ROUGH))
     for _ in range(_ROUNDS):
@@ -70,14 +71,14 @@ def quiet_sky(score: np.ndarray, clean: np.ndarray, psf: Any = None) -> np.ndarr
         if places.size == 0:
             break
         height = np.abs(score[np.unravel_index(places, score.shape)]) / width
-        quiet, before = _away(places, height, clean, reach), width
+        quiet, before = _away(places, height, clean, reach, area), width
         _, width = middle_and_width(part_of(score, quiet, ROUGH))
         if abs(width - before) < _SETTLED * before:
             break
     return quiet
 
 
-def _away(places: np.ndarray, height: np.ndarray, clean: np.ndarray, reach: np.ndarray) -> np.ndarray:
+def _away(places: np.ndarray, height: np.ndarray, clean: np.ndarray, reach: np.ndarray, area: float) -> np.ndarray:
     """Return the clean pixels that no loud one, at these flat places and of this height, reaches."""
     classes = np.minimum(np.log2(height / _SOURCE).astype(int), 12)
     near = np.zeros(clean.shape, bool)
@@ -85,7 +86,7 @@ def _away(places: np.ndarray, height: np.ndarray, clean: np.ndarray, reach: np.n
         top = min(_SOURCE * 2.0 ** (k + 1), float(height.max()))
         near |= _grown(clean.shape, places[classes == k], int(np.count_nonzero(top * reach > _SHOWS)) or 1)
     quiet = clean & ~near
-    least = max(MIN_PIXELS, _LEAST * np.count_nonzero(clean))
+    least = max(MIN_PIXELS, _INDEPENDENT * area, _LEAST * np.count_nonzero(clean))
     if np.count_nonzero(quiet) > least:
         return quiet
     quiet = clean & ~_grown(clean.shape, places, int(np.count_nonzero(reach > 0.5)) + 1)
