@@ -77,7 +77,7 @@ class SubtractConfig:
         tiles differ by more than chance, and used where the correlation of neighbouring pixels matters ("auto"),
         always, or never.
     renormalise : {"global", "local", "none"}
-        Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
+        Divide S_corr by its robust width on quiet sky (and multiply flux errors), so that it has unit noise
         where the noise model does not hold: by one number, or by a smooth map where the width varies over the frame
         beyond chance. Raw median and width are reported either way.
     tiles : {"auto", "never"} or int

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._calibration import calibrate_score, part_of
+from astrid_gpu._calibration import calibrate_score, rough_width
 from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
+from astrid_gpu._quiet_sky import part_of
 from astrid_gpu._star_lines import flag_star_lines
 from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles
 from astrid_gpu._trails import flag_trails
@@ -232,15 +233,15 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         psf = psf[i if len(psf) > 1 else 0]
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
-    with timed(pair.metrics["profile"], "calibration"):
+    with timed(pair.metrics["profile"], "trails"):
+        trails = flag_trails(maps, psf, pair.metrics, look=settings.trails)
+    with timed(pair.metrics["profile"], "star lines"):
+        lines = flag_star_lines(maps, psf, pair.metrics, unit=rough_width(maps))
+    with timed(pair.metrics["profile"], "calibration"):  # last: what is flagged is no noise
         local = settings.renormalise == "local" and not pair.short_of_memory
         static = _static_sources(pair) if local else None
         calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
-        steps = [*pair.steps, *calibrated]
-    with timed(pair.metrics["profile"], "trails"):
-        steps += flag_trails(maps, psf, pair.metrics, look=settings.trails)
-    with timed(pair.metrics["profile"], "star lines"):
-        steps += flag_star_lines(maps, psf, pair.metrics)
+    steps = [*pair.steps, *calibrated, *trails, *lines]
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     profile = pair.metrics["profile"]
     profile |= {
