@@ -57,8 +57,8 @@ def saturation_mask(image: Image) -> tuple[np.ndarray, Step]:
     n_at = np.count_nonzero(cores)
     others = [p for p in piles if level is None or sky + p.height < level or p.above > p.n / 4]
     _add_other_levels(cores, raw, places, heights, others, sky)
-    _fill_dips(cores)
     n_other, n_bled, mask = int(np.count_nonzero(cores) - n_at), 0, ~finite
+    _fill_dips(cores)
     if cores.any():
         charge = bleed_trails(raw, cores, sky, noise)
         n_bled = int(np.count_nonzero(charge))

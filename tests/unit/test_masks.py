@@ -65,6 +65,22 @@ def test_charge_that_bled_is_followed_to_its_end(rng, axis, spikes):
     assert np.count_nonzero(mask & ~near) <= 10
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_charge_that_the_star_outshines_at_its_core_is_taken_up_beyond(seed):
+    image = crowded(np.random.default_rng(seed))
+    y, x = MIDDLE
+    fading = 0.8 * FULL * np.exp(-np.abs(np.arange(-75, 76)) / 20)
+    trail = image[y - 75 : y + 76, x - 1 : x + 2]
+    truth = np.zeros(image.shape, bool)
+    truth[y - 75 : y + 76, x - 1 : x + 2] = fading[:, None] > trail
+    trail[...] = np.maximum(trail, fading[:, None])
+    mask, step = saturation_mask(Image(np.minimum(image, FULL), saturation=FULL, name="n"))
+    assert np.count_nonzero(truth & ~mask) <= 6
+    assert step.values["n_bled"] > 300
+    near = ag.convolve((truth | (image >= 0.85 * FULL)).astype(float), np.ones((5, 5)), normalize=False) > 0.5
+    assert np.count_nonzero(mask & ~near) <= 10
+
+
 @pytest.mark.parametrize(
     "kwargs", [{}, {"ellipticity": 0.15}, {"ellipticity": -0.15}, {"spikes": 3e5}, {"brightest": 3e7}]
 )
