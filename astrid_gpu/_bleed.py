@@ -112,16 +112,14 @@ def _follow(image: np.ndarray, out: np.ndarray, starts: np.ndarray, sky: float, 
 
 
 def _across(image: np.ndarray, row: np.ndarray, middle: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Return the light a quarter turn about the middle, of both sides the fainter: other stars stand on one.
+    """Return the brightest pixel a quarter turn about the middle, either way, and a pixel closer in; -inf for none.
 
-    Of each side it is the brighter of two pixels, since the middle is known to a pixel; -inf if neither is there.
+    The middle is known to a pixel.
     """
     ny, nx = image.shape
-    row, sides = np.clip(row, 0, ny - 1), []
-    for way in (-1, 1):
-        brightest = np.full(len(row), -np.inf)
-        for column in (middle + way * distance, middle + way * (distance - 1)):
+    row, brightest = np.clip(row, 0, ny - 1), np.full(len(row), -np.inf)
+    for closer in (0, 1):
+        for column in (middle - distance + closer, middle + distance - closer):
             there = (column >= 0) & (column < nx)
             brightest = np.where(there, np.maximum(brightest, image[row, np.clip(column, 0, nx - 1)]), brightest)
-        sides.append(brightest)
-    return np.where(np.isinf(sides[0]) | np.isinf(sides[1]), np.maximum(*sides), np.minimum(*sides))
+    return brightest
