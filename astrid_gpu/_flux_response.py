@@ -9,7 +9,7 @@ import numpy as np
 
 from astrid_gpu.image import PSFModel
 from astrid_gpu.kernels._pool import share
-from astrid_gpu.ops.field import powers, terms_at
+from astrid_gpu.ops.field import on_grid, terms_at
 from astrid_gpu.ops.source_response import source_response
 from astrid_gpu.ops.zogy import make_params
 from astrid_gpu.tiles import Tiles, TileValues
@@ -39,17 +39,12 @@ class _Response:
 
     def over(self, k: int, window: tuple[slice, slice]) -> np.ndarray:
         """Return the response of the filter of tile k on the pixels of a window."""
-        (y0, x0), (sy, sx) = self.model.centre, self.model.scale  # type: ignore[misc]
-        v, u = ((np.arange(w.start, w.stop) - o) / s for w, o, s in zip(window, (y0, x0), (sy, sx), strict=True))
-        n = self.model.order + 1
-        rows, columns = np.vander(v, n, increasing=True), np.vander(u, n, increasing=True).T
-        planes = []
-        for terms in (self.filtered[k], self.sums):
-            mesh = np.zeros((n, n))
-            mesh[tuple(np.transpose(powers(self.model.order)))] = terms
-            constant = np.abs(mesh).sum() - abs(mesh[0, 0]) < 1e-9 * abs(mesh[0, 0])
-            planes.append(mesh[0, 0] if constant else rows @ (mesh @ columns))
-        return np.maximum(planes[0] / planes[1], _LEAST) * np.ones(1)
+        y, x = (np.arange(w.start, w.stop) for w in window)
+        filtered, sums = (
+            on_grid(terms, y, x, self.model.centre, self.model.scale)  # type: ignore[arg-type]
+            for terms in (self.filtered[k], self.sums)
+        )
+        return np.maximum(filtered / sums, _LEAST)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
