@@ -229,13 +229,13 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     }
     mask = result.mask[i].astype(np.uint16)
     maps["mask"] = mask if pair.details is None else mask | pair.details
-    response = _to_own_psfs(pair, maps)
     psf = result.psf
     if psf is not None and psf.ndim == 3:
         psf = psf[i if len(psf) > 1 else 0]
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
     with timed(pair.metrics["profile"], "calibration"):
+        response = _to_own_psfs(pair, maps)
         local = settings.renormalise == "local" and not pair.short_of_memory
         static = _static_sources(pair) if local else None
         calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
