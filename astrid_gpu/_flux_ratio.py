@@ -35,6 +35,7 @@ _UNUSABLE = int(StarFlag.EDGE | StarFlag.BAD_PIXEL | StarFlag.SATURATED | StarFl
 _MAX_LOST = 0.02  # part of a PSF on bad pixels or off the frame that a place may lose
 _WINDOWS_COST = 60  # products a pixel of the frame, from which on FFTs of the frame cost less than windows cut from it
 _ALONE = 2  # sources; so few may be a chance match, which zero points then tell
+_ROWS = 64  # levelled at a time: what is made in between stays in cache
 _UNKNOWN_ERROR = 0.5  # fractional error of a flux ratio nothing is known about
 
 
@@ -287,7 +288,14 @@ class _Pair:
         if self.models == (None, None) or len(y) == 0:
             found = self._sample(y, x, self.psf_n, self.psf_r)
         else:
-            parts = [self._sample(y[k], x[k], *self._psfs_at(y[k], x[k])) for k in _cells(y, x, self.bad.shape)]
+            cells = _cells(y, x, self.bad.shape)
+            stamps = self._psfs_at(np.array([(y[k].mean(), x[k].mean()) for k in cells]))
+            parts: list[Any] = [None] * len(cells)
+
+            def measure(n: int) -> None:
+                parts[n] = self._sample(y[cells[n]], x[cells[n]], *(psf[n % len(psf)] for psf in stamps))
+
+            share(measure, len(cells))
             found = MatchedSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         keep = (found.lost < _MAX_LOST) & (found.variance_science > 0) & (found.variance_reference > 0)
         return MatchedSamples(*(column[keep] for column in found))
@@ -295,12 +303,12 @@ class _Pair:
     def _sample(self, y: np.ndarray, x: np.ndarray, psf_n: np.ndarray, psf_r: np.ndarray) -> MatchedSamples:
         return matched_samples(self.n, self.r, psf_n, psf_r, self.var_n, self.var_r, self.bad, y, x)
 
-    def _psfs_at(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return both PSFs in the middle of some places."""
-        place = float(y.mean()), float(x.mean())
+    def _psfs_at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both PSFs at places (n, 2), (n, ky, kx); (1, ky, kx) of one that is constant."""
         constant = self.psf_n, self.psf_r
         one, other = (
-            own if model is None else model.stamps(*place)[0] for model, own in zip(self.models, constant, strict=True)
+            own[None] if model is None else model.stamps(*places.T)
+            for model, own in zip(self.models, constant, strict=True)
         )
         return one, other
 
@@ -452,10 +460,17 @@ def level_reference(reference: Image, found: FluxRatio) -> Image:
     """
     if found.model is None:
         return reference
-    factor = found.model.over_frame() / found.beta
-    data = (reference.data * factor).astype(reference.data.dtype)
-    variance = reference.known_variance * factor**2
-    return reference.with_(data=data, variance=variance.astype(reference.known_variance.dtype))
+    model, given = found.model, reference.known_variance
+    data, variance = np.empty_like(reference.data), np.empty(reference.shape, given.dtype)
+
+    def level(k: int) -> None:
+        rows = slice(_ROWS * k, _ROWS * (k + 1))
+        factor = model.over_rows(rows) / found.beta
+        data[rows] = reference.data[rows] * factor
+        variance[rows] = given[rows] * factor**2
+
+    share(level, -(-reference.shape[0] // _ROWS))
+    return reference.with_(data=data, variance=variance)
 
 
 def level_step(found: FluxRatio) -> Step:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._calibration import calibrate_score, rough_width
+from astrid_gpu._flux_response import FluxResponse, flux_response
 from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
 from astrid_gpu._quiet_sky import part_of
 from astrid_gpu._star_lines import flag_star_lines
-from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles
+from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles, tile_values
 from astrid_gpu._trails import flag_trails
 from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
@@ -23,6 +24,7 @@ from astrid_gpu.errors import DeviceMemoryError
 from astrid_gpu.image import Image
 from astrid_gpu.io import as_image, whole_image
 from astrid_gpu.results import Difference, Step
+from astrid_gpu.tiles import Tiles
 
 __all__ = ["subtract"]
 
@@ -238,6 +240,7 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     with timed(pair.metrics["profile"], "star lines"):
         lines = flag_star_lines(maps, psf, pair.metrics, unit=rough_width(maps))
     with timed(pair.metrics["profile"], "calibration"):  # last: what is flagged is no noise
+        response = _to_own_psfs(pair, maps)
         local = settings.renormalise == "local" and not pair.short_of_memory
         static = _static_sources(pair) if local else None
         calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
@@ -262,6 +265,7 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         reference=pair.reference,
         meta=pair.meta,
         tiles=result.tiles,
+        flux_response=response,
     )
     diff.metrics["masked"] = np.count_nonzero(np.isnan(diff.difference)) / diff.difference.size
     if diff.flux_error is not None:
@@ -271,6 +275,21 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         diff.metrics["limiting_flux"] = limit
         diff.metrics["limiting_magnitude"] = zero_point - 2.5 * float(np.log10(limit)) if limit > 0 else float("nan")
     return diff
+
+
+def _to_own_psfs(pair: Pair, maps: dict[str, Any]) -> FluxResponse | None:
+    """Correct the flux and its error for the PSF that each place has, and return by what; None if it is constant."""
+    if maps["flux"] is None or pair.psf_models == (None, None):
+        return None
+    values = pair.plan.values
+    if values is None:
+        values = tile_values(pair, Tiles(pair.science.shape, max(16, *pair.science.shape), 0))
+    response = flux_response(values, pair.psf_models)
+    if response is not None:
+        for name in ("flux", "flux_error"):
+            maps[name] = np.require(maps[name], requirements="W")  # not a view of one number for many pixels
+        response.divide(maps["flux"], maps["flux_error"])
+    return response
 
 
 def _static_sources(pair: Pair) -> np.ndarray:
