@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu._psf_crowd import Crowd, Cuts
+from astrid_gpu._psf_doubts import doubts_said
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.flux import tukey
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
@@ -101,9 +102,19 @@ def _advice(role: str, found: PsfFit) -> str:
 
 
 def warn_of_psfs(steps: Iterable[Step], name: str = "") -> None:
-    """Say aloud which given PSFs do not fit; `name` is that of the science image."""
+    """Say aloud which given PSFs do not fit and which measured ones are in doubt; `name` is the science image's."""
+    steps = list(steps)
     for step in _misfits(steps):
         _log.warning("%s", step.text)
+    if doubts := doubts_said(steps):
+        _log.warning("%s", _in_doubt(doubts))
+
+
+def _in_doubt(doubts: dict[str, str]) -> str:
+    """Tell of measured PSFs that are in doubt, in one sentence."""
+    said = ". ".join(f"{role}: {what}" for role, what in doubts.items())
+    given = " and ".join(f"psf_{role}" for role in doubts)
+    return f"measured PSF in doubt: {said}. Fluxes may be off and stars leave residuals: give {given} if known"
 
 
 def _misfits(steps: Iterable[Step]) -> list[Step]:
@@ -111,7 +122,7 @@ def _misfits(steps: Iterable[Step]) -> list[Step]:
 
 
 class StackWarnings:
-    """Warnings of the PSFs given for a stack of exposures: of the reference's once, of the others one that sums up.
+    """Warnings of the PSFs of a stack of exposures: of the reference's once, of the others one that sums up.
 
     A context: `add` takes the place of `warn_of_psfs` in it, at its end comes the one of the science images.
     """
@@ -120,6 +131,8 @@ class StackWarnings:
         self._of_reference = False
         self._checked = self._misfits = 0
         self._worst = (0.0, "", "")  # bias, name of the exposure, text
+        self._doubted: list[tuple[str, str]] = []  # exposures whose own PSF is in doubt, and why
+        self._exposures, self._reference_doubted = 0, False
 
     def __enter__(self) -> StackWarnings:
         return self
@@ -129,10 +142,15 @@ class StackWarnings:
             _, name, text = self._worst
             seen = f"{self._misfits} of {self._checked} exposures' given PSFs do not fit their stars; worst, {name}: "
             _log.warning("%s%s", seen if self._checked > 1 else "", text)
+        if self._doubted:
+            name, said = self._doubted[0]
+            seen = f"{len(self._doubted)} of {self._exposures} exposures' PSFs are in doubt; first, {name}: "
+            _log.warning("%s%s", seen if self._exposures > 1 else "", said)
 
     def add(self, steps: Iterable[Step], name: str) -> None:
         """Take the steps of an exposure; warn of the reference's PSF where it is the first time."""
         steps = list(steps)
+        self._add_doubts(doubts_said(steps), name)
         self._checked += any(
             step.stage == STAGE and step.values.get("role") == "science" and step.values["checked"] for step in steps
         )
@@ -144,6 +162,14 @@ class StackWarnings:
             elif not self._of_reference:
                 self._of_reference = True
                 _log.warning("%s", step.text)
+
+    def _add_doubts(self, doubts: dict[str, str], name: str) -> None:
+        self._exposures += 1
+        if "science" in doubts:
+            self._doubted.append((name, _in_doubt({"science": doubts["science"]})))
+        if "reference" in doubts and not self._reference_doubted:
+            self._reference_doubted = True
+            _log.warning("%s", _in_doubt({"reference": doubts["reference"]}))
 
 
 def fit_of(image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> PsfFit | str:

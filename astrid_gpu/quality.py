@@ -24,6 +24,8 @@ _INNER = (
     "n_dipoles",
     "psf_flux_bias",
     "psf_role",
+    "psf_doubts",
+    "psf_doubt",
 )  # judged, and told in words and in `checks`
 
 
