@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._psf_check import check_psf
+from astrid_gpu._psf_doubts import doubts_of
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.errors import FitsError, InputError, PsfError
 from astrid_gpu.image import PSF, Image, PSFModel
@@ -99,7 +100,7 @@ def _both_forms(psf: PSF | PSFModel) -> MeasuredPsf:
 
 
 def _psf_step(role: str, found: MeasuredPsf, *, given: bool) -> Step:
-    """Tell where a PSF comes from, how good it is and whether it varies."""
+    """Tell where a PSF comes from, how good it is, whether it varies and what speaks against a measured one."""
     psf, order = found.psf, found.model.order if found.model is not None else 0
     how = f"given ({psf.origin})" if given else f"measured on {psf.n_stars} stars ({psf.origin})"
     over = f", varying over the field (order {order})" if order else ""
@@ -107,8 +108,16 @@ def _psf_step(role: str, found: MeasuredPsf, *, given: bool) -> Step:
     if not given and np.isfinite(psf.residual):
         text += f", stars fit it with a chi-squared of {psf.residual:.3g}"
     text += f"; {found.note}" if found.note else ""
-    values = {"fwhm": psf.fwhm, "ellipticity": psf.ellipticity, "n_stars": psf.n_stars, "residual": psf.residual}
-    return Step("psf", text, values | {"order": order, "origin": psf.origin})
+    doubts = [] if given else doubts_of(psf, found.scatter)
+    text += f"; in doubt: {'; '.join(doubts)}" if doubts else ""
+    values: dict[str, Any] = {
+        "fwhm": psf.fwhm,
+        "ellipticity": psf.ellipticity,
+        "n_stars": psf.n_stars,
+        "residual": psf.residual,
+    }
+    values |= {"order": order, "origin": psf.origin, "role": role, "doubts": doubts, "width_scatter": found.scatter}
+    return Step("psf", text, values)
 
 
 def read_given(given: Given, shape: tuple[int, int], reference_shape: tuple[int, int] | None = None) -> Given:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu._psf_crowd import Crowd, Cuts
+from astrid_gpu._psf_doubts import doubts_said
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.ops.flux import tukey
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
@@ -26,6 +27,7 @@ _LEAST_SNR, _LEAST_TOGETHER = 20.0, 100.0  # of a star, and of all in quadrature
 _APERTURE, _SKY = 2.5, (3.5, 5.0)  # FWHM of the stars: radius of the aperture, and of the ring that its sky is from
 _FLOOR, _BEYOND = 0.008, 0.06  # of the flux, and of the bias: what the light beyond the aperture leaves unknown
 _ALONE, _UNSEEN = 0.035, 5.0  # what a blend or galaxy may be off by, and the S/N of a neighbour that no search finds
+_CROWDED, _MOST_CROWDED = 4.0, 1.5  # of unseen light: part of the scatter by part of the sources with neighbours, most
 _BELIEF = 8  # stars that have to agree better, or worse, than that before their own scatter counts for as much
 _SURE, _TAIL = 3.0, 0.00135  # standard errors, and a Gaussian's chance of more to one side
 
@@ -36,9 +38,10 @@ class PsfFit(NamedTuple):
     `flux_bias` is the mean over the stars of the flux by its matched filter (on white noise) over that in an aperture
     of 2.5 FWHM, which the PSF's own light beyond corrects, less 1; bright stars count for more, for a neighbour that is
     not seen is little to them. `error` holds chance, the light beyond and that sources may be no stars: as much as is
-    assumed where there are few, as their scatter shows where there are many, with Student's t. `fwhm` and
-    `fwhm_stars` are of the best Gaussians of both; `chi2` is the median reduced chi-squared of the stars' cores, 2 % of
-    error granted to the PSF.
+    assumed where there are few, as their scatter shows where there are many, with Student's t. It holds `confusion` as
+    well, light of neighbours that no search finds: of one sign, so that no number of stars averages it out, it goes by
+    what the stars differ by and by the part of the sources with neighbours. `fwhm` and `fwhm_stars` are of the best
+    Gaussians of both; `chi2` is the median reduced chi-squared of the stars' cores, 2 % of error granted to the PSF.
     """
 
     n: int
@@ -47,6 +50,7 @@ class PsfFit(NamedTuple):
     fwhm: float
     fwhm_stars: float
     chi2: float
+    confusion: float = 0.0
 
     @property
     def matters(self) -> bool:
@@ -80,6 +84,8 @@ def check_psf(role: str, image: Image, stars: np.ndarray, psf: PSF | PSFModel) -
         f"{100 * found.flux_bias:+.1f} +- {100 * found.error:.1f} % off those in apertures; its width is "
         f"{found.fwhm / found.fwhm_stars:.2f} of theirs, chi-squared of the cores {found.chi2:.3g}"
     )
+    if found.confusion > 0.5 * found.error:
+        text += f"; crowded: {100 * found.confusion:.1f} % may be light of neighbours that are not seen"
     if found.matters:
         text += f": {_advice(role, found)}"
     return Step(STAGE, text, {"role": role, "checked": True, "matters": found.matters, **found._asdict()})
@@ -96,9 +102,19 @@ def _advice(role: str, found: PsfFit) -> str:
 
 
 def warn_of_psfs(steps: Iterable[Step], name: str = "") -> None:
-    """Say aloud which given PSFs do not fit; `name` is that of the science image."""
+    """Say aloud which given PSFs do not fit and which measured ones are in doubt; `name` is the science image's."""
+    steps = list(steps)
     for step in _misfits(steps):
         _log.warning("%s", step.text)
+    if doubts := doubts_said(steps):
+        _log.warning("%s", _in_doubt(doubts))
+
+
+def _in_doubt(doubts: dict[str, str]) -> str:
+    """Tell of measured PSFs that are in doubt, in one sentence."""
+    said = ". ".join(f"{role}: {what}" for role, what in doubts.items())
+    given = " and ".join(f"psf_{role}" for role in doubts)
+    return f"measured PSF in doubt: {said}. Fluxes may be off and stars leave residuals: give {given} if known"
 
 
 def _misfits(steps: Iterable[Step]) -> list[Step]:
@@ -106,7 +122,7 @@ def _misfits(steps: Iterable[Step]) -> list[Step]:
 
 
 class StackWarnings:
-    """Warnings of the PSFs given for a stack of exposures: of the reference's once, of the others one that sums up.
+    """Warnings of the PSFs of a stack of exposures: of the reference's once, of the others one that sums up.
 
     A context: `add` takes the place of `warn_of_psfs` in it, at its end comes the one of the science images.
     """
@@ -115,6 +131,8 @@ class StackWarnings:
         self._of_reference = False
         self._checked = self._misfits = 0
         self._worst = (0.0, "", "")  # bias, name of the exposure, text
+        self._doubted: list[tuple[str, str]] = []  # exposures whose own PSF is in doubt, and why
+        self._exposures, self._reference_doubted = 0, False
 
     def __enter__(self) -> StackWarnings:
         return self
@@ -124,10 +142,15 @@ class StackWarnings:
             _, name, text = self._worst
             seen = f"{self._misfits} of {self._checked} exposures' given PSFs do not fit their stars; worst, {name}: "
             _log.warning("%s%s", seen if self._checked > 1 else "", text)
+        if self._doubted:
+            name, said = self._doubted[0]
+            seen = f"{len(self._doubted)} of {self._exposures} exposures' PSFs are in doubt; first, {name}: "
+            _log.warning("%s%s", seen if self._exposures > 1 else "", said)
 
     def add(self, steps: Iterable[Step], name: str) -> None:
         """Take the steps of an exposure; warn of the reference's PSF where it is the first time."""
         steps = list(steps)
+        self._add_doubts(doubts_said(steps), name)
         self._checked += any(
             step.stage == STAGE and step.values.get("role") == "science" and step.values["checked"] for step in steps
         )
@@ -139,6 +162,14 @@ class StackWarnings:
             elif not self._of_reference:
                 self._of_reference = True
                 _log.warning("%s", step.text)
+
+    def _add_doubts(self, doubts: dict[str, str], name: str) -> None:
+        self._exposures += 1
+        if "science" in doubts:
+            self._doubted.append((name, _in_doubt({"science": doubts["science"]})))
+        if "reference" in doubts and not self._reference_doubted:
+            self._reference_doubted = True
+            _log.warning("%s", _in_doubt({"reference": doubts["reference"]}))
 
 
 def fit_of(image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> PsfFit | str:
@@ -156,16 +187,25 @@ def fit_of(image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> PsfFit | str
     bias, variance, good = windows.bias()
     if not good.any():
         return "too many bad pixels in and round them"
-    mean, chance = _mean_of(bias[good], variance[good], doubt[good])
-    error = float(np.linalg.norm([chance, _FLOOR, _BEYOND * mean]))
-    return PsfFit(int(good.sum()), mean, error, windows.own_width(), width, float(np.median(windows.chi2()[good])))
+    mean, chance, scatter = _mean_of(bias[good], variance[good], doubt[good])
+    confusion = scatter * min(_CROWDED * _crowding(stars), _MOST_CROWDED)
+    error = float(np.linalg.norm([chance, _FLOOR, _BEYOND * mean, confusion]))
+    chi2 = float(np.median(windows.chi2()[good]))
+    return PsfFit(int(good.sum()), mean, error, windows.own_width(), width, chi2, confusion)
 
 
-def _mean_of(bias: np.ndarray, variance: np.ndarray, doubt: np.ndarray) -> tuple[float, float]:
-    """Return the Tukey-weighted mean of stars and its error, of which `_SURE` are as rare as those of a Gaussian.
+def _crowding(stars: np.ndarray) -> float:
+    """Return which part of the sources that are bright enough for stars have neighbours."""
+    bright = stars["snr"] >= _LEAST_SNR
+    return float(np.mean(~stars["isolated"][bright])) if bright.any() else 0.0
 
-    `doubt` is the variance that sources have for being no stars. It is scaled to the scatter beyond `variance`, as if
-    `_BELIEF` more stars had exactly that; Student's t has as many degrees of freedom.
+
+def _mean_of(bias: np.ndarray, variance: np.ndarray, doubt: np.ndarray) -> tuple[float, float, float]:
+    """Return the Tukey-weighted mean of stars, its error, and what stars scatter by beyond their own errors.
+
+    Of the error `_SURE` are as rare as those of a Gaussian. `doubt` is the variance that sources have for being no
+    stars. It is scaled to the scatter beyond `variance`, as if `_BELIEF` more stars had exactly that; Student's t has
+    as many degrees of freedom.
     """
     from scipy.special import stdtrit
 
@@ -181,7 +221,8 @@ def _mean_of(bias: np.ndarray, variance: np.ndarray, doubt: np.ndarray) -> tuple
         if abs(mean - before) < 1e-6:
             break
     students = -float(stdtrit(_BELIEF + len(bias) - 1, _TAIL)) / _SURE
-    return mean, students / float(np.sqrt(weight.sum()))
+    scatter = float(np.sqrt(scale * (weight * doubt).sum() / weight.sum()))
+    return mean, students / float(np.sqrt(weight.sum())), scatter
 
 
 def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:

@@ -106,10 +106,11 @@ def _stars(v: Mapping[str, Any]) -> Iterator[_Row]:
 
 
 def _psfs(v: Mapping[str, Any]) -> Iterator[_Row]:
-    """Yield the check of PSFs that were given."""
+    """Yield the checks of PSFs that were given, and that were measured."""
     bias = v["psf_flux_bias"]
     text = f"fluxes by the PSF given for the {v['psf_role']} are {100 * bias:+.1f} % off those of its stars: PSF"
     yield "psf_flux_bias", abs(bias), (0.0, 0.10), text
+    yield "psf_doubts", v["psf_doubts"], (0, 2), f"measured PSF in doubt: {v['psf_doubt']}"
 
 
 def _inputs(v: Mapping[str, Any]) -> Iterator[_Row]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from astrid_gpu._psf_doubts import doubts_said
 from astrid_gpu._residuals import star_residuals
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import INVALID, CandidateFlag, PixelFlag, describe
@@ -130,7 +131,15 @@ def of_stars(diff: Difference) -> tuple[dict[str, Any], dict[str, float]]:
 
 
 def of_psfs(diff: Difference) -> tuple[dict[str, Any], dict[str, float]]:
-    """Return by how much fluxes of a given PSF are off, that of the image where it is surer; and what chance gives."""
+    """Return by how much fluxes of a given PSF are off, that of the image where it is surer; and what chance gives.
+
+    And how many measured PSFs are in doubt, with the reasons.
+    """
+    doubts = doubts_said(diff.steps)
+    values: dict[str, Any] = {
+        "psf_doubts": len(doubts),
+        "psf_doubt": ", ".join(f"{role}: {what}" for role, what in doubts.items()),
+    }
     found = [
         (abs(bias) - _SURE_OF_PSF * error, role, bias, error)
         for role in ("science", "reference")
@@ -138,9 +147,9 @@ def of_psfs(diff: Difference) -> tuple[dict[str, Any], dict[str, float]]:
         and (error := diff.metrics.get(f"psf_flux_bias_error_{role}")) is not None
     ]
     if not found:
-        return {"psf_flux_bias": _NAN, "psf_role": ""}, {}
+        return values | {"psf_flux_bias": _NAN, "psf_role": ""}, {}
     _, role, bias, error = max(found)
-    return {"psf_flux_bias": bias, "psf_role": role}, {"psf_flux_bias": _SURE_OF_PSF * error}
+    return values | {"psf_flux_bias": bias, "psf_role": role}, {"psf_flux_bias": _SURE_OF_PSF * error}
 
 
 def of_inputs(diff: Difference) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 from astrid_gpu._device_frame import device_of, subtract_sky, variance_of
 from astrid_gpu._field_fit import ORDERS, highest_order
 from astrid_gpu._host_ops import both, host_backend, on_host
+from astrid_gpu._psf_doubts import width_scatter
 from astrid_gpu._psf_field import fit_field, spread_over, usable_stars
 from astrid_gpu._psf_stack import PsfStack, build_psf
 from astrid_gpu.backends import Backend, get_backend, library_of, resolve_backend
@@ -27,11 +28,12 @@ _MORE = 2  # times max_stars where the PSF may vary: each place has to be known 
 
 
 class MeasuredPsf(NamedTuple):
-    """The constant PSF, the varying one if there is one, and in words how it was found."""
+    """The constant PSF, the varying one if there is one, how it was found, and `width_scatter` of its stars."""
 
     psf: PSF
     model: PSFModel | None
     note: str
+    scatter: float = float("nan")
 
 
 def measure_psf(
@@ -295,7 +297,7 @@ def _build(
         note = f"fewer than {_NEEDED} good stars: a Moffat profile fitted to {n}"
         return MeasuredPsf(psf, None, note)
     model, note = _over_field(image, stack, stars[chosen], fwhm, order)
-    return MeasuredPsf(psf, model, note)
+    return MeasuredPsf(psf, model, note, width_scatter(stars[chosen], image.shape))
 
 
 def _over_field(

@@ -27,6 +27,8 @@ _INNER = (
     "n_unmatched",
     "gain_noise_ratio",
     "gain_role",
+    "psf_doubts",
+    "psf_doubt",
 )  # judged, and told in words and in `checks`
 
 

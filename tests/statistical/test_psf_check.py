@@ -123,10 +123,34 @@ def test_a_bright_star_is_not_outvoted_by_faint_sources():
     snr = np.array([1303.0, 166.0, 115.0, 37.0])
     chance = np.array([0.002, 0.017, 0.025, 0.071])
     doubt = _ALONE**2 + (_UNSEEN / snr) ** 2
-    mean, error = _mean_of(np.array([0.008, -0.052, -0.048, -0.168]), chance**2, doubt)
+    mean, error, _ = _mean_of(np.array([0.008, -0.052, -0.048, -0.168]), chance**2, doubt)
     assert -0.025 < mean < 0.0
     assert 0.02 < error < 0.04
     assert _mean_of(np.array([-0.22]), chance[:1] ** 2, doubt[:1])[1] < 0.22 / 3  # one alone has to be far off
+
+
+def crowded(seed, n):
+    """A field of n stars on 300x300, N(> f) as f^-0.6 from 200 to 50 000, one noise level."""
+    rng = np.random.default_rng([seed, 33])
+    u, slope, span = rng.uniform(size=n), 0.6, (200.0 / 5e4) ** 0.6
+    flux = 200.0 * (u + (1 - u) * span) ** (-1 / slope)
+    y, x = rng.uniform(-5, 304, (2, n))
+    return star_field(rng, beta=3.0, shape=(300, 300), places=(y, x), flux=flux).image
+
+
+@pytest.mark.parametrize("n", [1000, 3000, 12000])
+def test_the_right_psf_passes_where_its_stars_have_neighbours_that_nobody_sees(n):
+    """Apertures have up to 20 % too much light there."""
+    found = [fit_in(crowded(seed, n), psf(3.0)) for seed in range(4)]
+    bias, error = (np.array([getattr(one, name) for one in found]) for name in ("flux_bias", "error"))
+    assert np.abs(bias / error).max() < 2.5
+    assert bias.mean() < -0.01
+    assert all(one.confusion > 0.9 * np.sqrt(one.error**2 - one.confusion**2) for one in found)
+
+
+def test_a_psf_a_quarter_too_narrow_is_told_in_a_crowded_field():
+    found = [fit_in(crowded(seed, 1000), psf(2.25)) for seed in range(4)]
+    assert all(one.matters for one in found)
 
 
 def test_a_psf_that_varies_is_taken_where_the_stars_are(rng):
