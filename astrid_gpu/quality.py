@@ -24,6 +24,7 @@ _INNER = (
     "n_dipoles",
     "psf_flux_bias",
     "psf_role",
+    "noise_steps",
 )  # judged, and told in words and in `checks`
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._calibration import calibrate_score, part_of
+from astrid_gpu._calibration import part_of
 from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
+from astrid_gpu._noise_steps import calibrate
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
 from astrid_gpu._star_lines import flag_star_lines
 from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles
@@ -233,10 +234,8 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
     with timed(pair.metrics["profile"], "calibration"):
-        local = settings.renormalise == "local" and not pair.short_of_memory
-        static = _static_sources(pair) if local else None
-        calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
-        steps = [*pair.steps, *calibrated]
+        tiles = None if result.tiles is None else result.tiles.tiles
+        steps = [*pair.steps, *calibrate(maps, settings.renormalise, pair, tiles, psf)]
     with timed(pair.metrics["profile"], "trails"):
         steps += flag_trails(maps, psf, pair.metrics, look=settings.trails)
     with timed(pair.metrics["profile"], "star lines"):
@@ -270,10 +269,3 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         diff.metrics["limiting_flux"] = limit
         diff.metrics["limiting_magnitude"] = zero_point - 2.5 * float(np.log10(limit)) if limit > 0 else float("nan")
     return diff
-
-
-def _static_sources(pair: Pair) -> np.ndarray:
-    """Return the pixels whose noise is at least as much that of their source as that of the sky."""
-    beta = pair.flux_ratio
-    variance = pair.variance_science + beta**2 * pair.variance_reference
-    return variance > 2 * (pair.sigma_science**2 + (beta * pair.sigma_reference) ** 2)

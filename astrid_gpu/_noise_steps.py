@@ -1,0 +1,200 @@
+"""Steps of the noise within a tile, as at the edge of an exposure in a mosaic: S_corr takes its width on either side.
+
+A tile has one noise spectrum. Where the correlation of the noise changes at a line across it, that is a mean of two:
+S_corr is too wide on one side, where noise passes for transients, and too narrow on the other, where they are lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from astrid_gpu._calibration import calibrate_score, part_of
+from astrid_gpu._noise import dilated
+from astrid_gpu._prepare import Pair
+from astrid_gpu.kernels._pool import share
+from astrid_gpu.ops.two_levels import cell_means, correlated_area, two_levels
+from astrid_gpu.results import Step
+from astrid_gpu.tiles import Tiles
+
+__all__ = ["calibrate", "divide_at_steps"]
+
+PIECE = 256
+"""Side of what is looked at by itself where the frame is not cut into tiles."""
+
+_LOUD, _SOURCE = 8.0, 5.0  # S_corr, and S_corr over its width here: beyond it are sources, left out with surroundings
+_GAIN, _GAIN_A_CELL = 25.0, 0.05  # of ln likelihood; uniform noise has 15 +- 5 on 1024 cells, 4 +- 2 on 256
+_RATIO = 1.15  # of the widths on both sides, below which each is right to 7 %
+_CORRELATION = 0.04, 5.0  # of neighbours in D, how far the sides must differ: at least, and in errors
+_WIDTH_ERROR = 0.06  # a side whose width is less certain is none
+_ROUNDS = 2
+
+
+class _Found(NamedTuple):
+    """Widths of S_corr in a piece (ny, nx), on its two sides, and correlation of neighbouring pixels of D there."""
+
+    widths: np.ndarray
+    levels: tuple[float, float]
+    correlations: tuple[float, float]
+
+
+def calibrate(maps: dict[str, Any], mode: str, pair: Pair, tiles: Tiles | None, psf: Any) -> list[Step]:
+    """Divide S_corr by its width, on either side of the noise's steps and then over the frame; see `calibrate_score`.
+
+    Its raw median and width in the metrics are those before both. With mode "none" nothing is divided.
+    """
+    raw = None if mode == "none" else _raw(maps)
+    steps = divide_at_steps(maps, pair, tiles, psf) if raw else []
+    static = _static_sources(pair) if mode == "local" and not pair.short_of_memory else None
+    calibrated = calibrate_score(maps, mode, pair.metrics, psf=psf, static=static)
+    if raw and steps:
+        factor = pair.metrics["renormalise_factor"]
+        low, high = (pair.metrics.get(f"renormalise_{end}", factor) for end in ("min", "max"))
+        pair.metrics |= {"score_corr_median_raw": raw[0], "score_corr_std_raw": raw[1]}
+        pair.metrics["renormalise_min"] = low * min(1.0, steps[0].values["lowest"])
+        pair.metrics["renormalise_max"] = high * max(1.0, steps[0].values["highest"])
+    return [*steps, *calibrated]
+
+
+def divide_at_steps(maps: dict[str, Any], pair: Pair, tiles: Tiles | None, psf: Any) -> list[Step]:
+    """Find tiles in which the noise's correlation changes at a line, and divide S_corr there by its width on each side.
+
+    Parameters
+    ----------
+    maps : dict
+        "score_corr", "flux_error", "difference" and "mask" (ny, nx); the first two are divided and multiplied in place.
+    pair : Pair
+        Its metrics get noise_steps, the part of the frame in such tiles.
+    tiles : Tiles or None
+        Those that the frame was differenced by; None for pieces of 256 px.
+    psf : array (ky, kx) or None
+        P_D.
+
+    Notes
+    -----
+    A tile counts if two variances of S_corr are likelier than one by far more than chance makes them
+    (`ops.two_levels`), their widths differ by 15 %, and D, which is white only where the spectrum is right, has another
+    correlation on one side than on the other. Candidates and bright stars are left out of it. Cost: some 0.03 s a
+    megapixel.
+    """
+    score, difference = maps["score_corr"], maps["difference"]
+    if score is None or difference is None or psf is None or not pair.noise.local:
+        return []
+    pieces = Tiles(score.shape, PIECE, 0) if tiles is None else tiles
+    area = correlated_area(psf)
+    found: dict[int, _Found] = {}
+
+    def task(k: int) -> None:
+        window = pieces.interior(k)
+        clean = np.isfinite(score[window]) & np.isfinite(difference[window]) & (maps["mask"][window] == 0)
+        mine = _look(np.where(clean, score[window], 0), clean, difference[window], area, pair, window)
+        if mine is not None:
+            found[k] = mine
+
+    share(task, len(pieces))
+    for k in sorted(found):
+        _divide(maps, pieces.interior(k), found[k].widths)
+    return [_told(found, pieces, pair)] if found else []
+
+
+def _raw(maps: dict[str, Any]) -> tuple[float, float] | None:
+    """Return median and width of S_corr on clean pixels; None without."""
+    score = maps["score_corr"]
+    if score is None:
+        return None
+    values = part_of(score, np.isfinite(score) & (maps["mask"] == 0))
+    return (float(np.median(values)), _width(values)) if values.size else None
+
+
+def _static_sources(pair: Pair, window: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
+    """Return the pixels whose noise is at least as much that of their source as that of the sky."""
+    beta = pair.flux_ratio
+    variance = pair.variance_science[window] + beta**2 * pair.variance_reference[window]
+    return np.asarray(variance > 2 * (pair.sigma_science**2 + (beta * pair.sigma_reference) ** 2))
+
+
+def _look(
+    score: np.ndarray, clean: np.ndarray, difference: np.ndarray, area: float, pair: Pair, window: tuple[slice, slice]
+) -> _Found | None:
+    """Return what is found in one piece: None if its noise is the same everywhere."""
+    side = max(8, int(np.ceil(np.sqrt(2.5 * area))))
+    level: Any = 1.0
+    quiet = clean & (abs(score) < _LOUD)
+    for i in range(_ROUNDS + 1):
+        mean, n = cell_means(score, quiet, side)
+        kappa = np.where(n > side**2 / 4, n / (2 * area), 0)
+        parts = two_levels(mean, kappa)
+        n_cells = np.count_nonzero(kappa)
+        if parts is None or parts.gain < max(_GAIN, _GAIN_A_CELL * n_cells):
+            return None
+        high = _spread(parts.high, side, score.shape)
+        if i == _ROUNDS:
+            break
+        level = np.where(high, *np.sqrt(parts.variances)[::-1])
+        near = dilated(clean & (abs(score) > _SOURCE * level), max(2, round(np.sqrt(area))))
+        quiet = clean & ~near & ~_static_sources(pair, window)
+    sides = [quiet & ~high, quiet & high]
+    counts = [np.count_nonzero(part) for part in sides]
+    if min(counts) < area / _WIDTH_ERROR**2:
+        return None
+    low, top = (_width(score[part]) for part in sides)
+    correlations = tuple(_correlation(difference, part) for part in sides)
+    least, errors = _CORRELATION
+    error = np.sqrt(sum(1 / (2 * n) for n in counts))
+    apart = abs(correlations[1] - correlations[0])
+    if not (top > _RATIO * low > 0 and apart > max(least, errors * error)):
+        return None
+    return _Found(_smooth(np.where(high, top, low), side), (low, top), (correlations[0], correlations[1]))
+
+
+def _spread(cells: np.ndarray, side: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the pixels of cells."""
+    return cells.repeat(side, axis=0)[: shape[0]].repeat(side, axis=1)[:, : shape[1]]
+
+
+def _width(values: np.ndarray) -> float:
+    """Return half of the distance between the 15.9 and 84.1 percentiles."""
+    low, high = np.percentile(values, [15.865, 84.135])
+    return float(high - low) / 2
+
+
+def _correlation(plane: np.ndarray, chosen: np.ndarray) -> float:
+    """Return the correlation of neighbours among the chosen pixels, the mean along x and y."""
+    values = np.where(chosen, plane, 0).astype(np.float64)
+    sums = [(values[:, 1:] * values[:, :-1]).sum(), (values[1:] * values[:-1]).sum()]
+    n = [np.count_nonzero(chosen[:, 1:] & chosen[:, :-1]), np.count_nonzero(chosen[1:] & chosen[:-1])]
+    return float(sum(sums) / max(sum(n), 1) / (values**2).sum() * np.count_nonzero(chosen))
+
+
+def _smooth(widths: np.ndarray, side: int) -> np.ndarray:
+    """Return widths that go over into each other as their squares do within half of a cell."""
+    from scipy.ndimage import uniform_filter
+
+    return np.sqrt(uniform_filter(widths**2, side // 2, mode="nearest"))  # type: ignore[no-any-return]
+
+
+def _divide(maps: dict[str, Any], window: tuple[slice, slice], widths: np.ndarray) -> None:
+    """Divide S_corr by widths, and multiply flux errors, in place."""
+    for name, change in (("score_corr", np.divide), ("flux_error", np.multiply)):
+        if (plane := maps[name]) is not None:
+            if not plane.flags.writeable:
+                plane = maps[name] = plane.copy()
+            plane[window] = change(plane[window], widths.astype(plane.dtype))
+
+
+def _told(found: dict[int, _Found], pieces: Tiles, pair: Pair) -> Step:
+    """Tell what was found, and note it in the metrics."""
+    levels = np.array([f.levels for f in found.values()])
+    correlations = np.array([f.correlations for f in found.values()])
+    share_of = sum(f.widths.size for f in found.values()) / (pieces.shape[0] * pieces.shape[1])
+    pair.metrics["noise_steps"] = share_of
+    n = len(found)
+    more = float(abs(np.diff(correlations)).max())
+    text = (
+        f"the correlation of the noise changes at a line within {n} of {len(pieces)} tiles, {100 * share_of:.1f} % of "
+        f"the frame: neighbouring pixels of the difference are correlated by up to {more:.2f} more on one side; S_corr "
+        f"there divided by its widths on either side, {levels[:, 0].min():.3f} to {levels[:, 1].max():.3f}"
+    )
+    values = {"n_tiles": n, "lowest": levels[:, 0].min(), "highest": levels[:, 1].max(), "tiles": sorted(found)}
+    return Step("noise steps", text, {**values, "part": share_of})
