@@ -24,7 +24,7 @@ PIECE = 256
 """Side of what is looked at by itself where the frame is not cut into tiles."""
 
 _LOUD, _SOURCE = 8.0, 5.0  # S_corr, and S_corr over its width here: beyond it are sources, left out with surroundings
-_GAIN, _GAIN_A_CELL = 25.0, 0.05  # of ln likelihood; uniform noise has 15 +- 5 on 1024 cells, 4 +- 2 on 256
+_GAIN, _GAIN_A_CELL = 30.0, 0.06  # of ln likelihood; uniform noise has 15 +- 5 on 1024 cells, 4 +- 2 on 256
 _RATIO = 1.15  # of the widths on both sides, below which each is right to 7 %
 _CORRELATION = 0.04, 5.0  # of neighbours in D, how far the sides must differ: at least, and in errors
 _WIDTH_ERROR = 0.06  # a side whose width is less certain is none
@@ -107,11 +107,24 @@ def _raw(maps: dict[str, Any]) -> tuple[float, float] | None:
     return (float(np.median(values)), _width(values)) if values.size else None
 
 
-def _static_sources(pair: Pair, window: tuple[slice, slice] = (slice(None), slice(None))) -> np.ndarray:
+def _static_sources(pair: Pair) -> np.ndarray:
     """Return the pixels whose noise is at least as much that of their source as that of the sky."""
-    beta = pair.flux_ratio
-    variance = pair.variance_science[window] + beta**2 * pair.variance_reference[window]
-    return np.asarray(variance > 2 * (pair.sigma_science**2 + (beta * pair.sigma_reference) ** 2))
+    sky = pair.sigma_science**2 + (pair.flux_ratio * pair.sigma_reference) ** 2
+    return _variance(pair, (slice(None), slice(None))) > 2 * sky
+
+
+def _variance(pair: Pair, window: tuple[slice, slice]) -> np.ndarray:
+    """Return the variance of the plain difference in a window."""
+    return np.asarray(pair.variance_science[window] + pair.flux_ratio**2 * pair.variance_reference[window])
+
+
+def _bright(variance: np.ndarray, clean: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the pixels with twice the variance of the sky on their side, of which the 30 % point stands for it."""
+    found = np.zeros(clean.shape, bool)
+    for side in (clean & high, clean & ~high):
+        if side.any():
+            found |= side & (variance > 2 * np.percentile(variance[side], 30))
+    return found
 
 
 def _look(
@@ -133,7 +146,7 @@ def _look(
             break
         level = np.where(high, *np.sqrt(parts.variances)[::-1])
         near = dilated(clean & (abs(score) > _SOURCE * level), max(2, round(np.sqrt(area))))
-        quiet = clean & ~near & ~_static_sources(pair, window)
+        quiet = clean & ~near & ~_bright(_variance(pair, window), clean, high)
     sides = [quiet & ~high, quiet & high]
     counts = [np.count_nonzero(part) for part in sides]
     if min(counts) < area / _WIDTH_ERROR**2:
