@@ -8,8 +8,8 @@ from astrid_gpu.ops.noise import MAD_TO_SIGMA
 
 __all__ = ["bad_lines"]
 
-_SAMPLE = 128  # pixels along a segment whose median is taken
-_SEGMENTS = 2  # of a line: a defect often ends somewhere
+_SEGMENTS = ((2, 128), (8, 32))  # of a line, and pixels of each whose median is taken: defects end somewhere
+_PIECE = 16  # pixels along a line by which a defect is followed beyond its segment
 _SIGMAS = 10.0  # of the scatter from line to line
 _SHARP = 0.2  # of the step may show in the next line: a PSF of FWHM 1.6 px puts a third there
 _WINDOW = 11  # lines whose median is the level that a line should have
@@ -19,9 +19,9 @@ _SHORTEST = 64  # pixels along a line, without which it is not judged
 def bad_lines(data: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, list[tuple[str, int, int, int]]]:
     """Find columns and rows that are off.
 
-    The median of a line over half of its length is compared with those of its neighbours. Stars, however many stand in
-    a row, do not move a median, and what the telescope's optics make, such as a diffraction spike along a column, is as
-    wide as the PSF and shows in the next line.
+    The median of a line over half of its length, and over an eighth, is compared with those of its neighbours. Stars,
+    however many stand in a row, do not move a median, and what the telescope's optics make, such as a diffraction spike
+    along a column, is as wide as the PSF and shows in the next line.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def bad_lines(data: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, list[tuple
 
     Notes
     -----
-    Cost: sorting at most 256 pixels of each column and of each row.
+    Cost: sorting 512 pixels of each column and of each row at most.
     """
     mask, lines = np.zeros(data.shape, bool), []
     for kind, values, lost, out in (("column", data, bad, mask), ("row", data.T, bad.T, mask.T)):
@@ -52,12 +52,53 @@ def _of_columns(data: np.ndarray, bad: np.ndarray) -> list[tuple[int, int, int]]
     if ny < _SHORTEST or nx < 2 * _WINDOW:
         return []
     found: list[tuple[int, int, int]] = []
-    for rows in np.array_split(np.arange(ny), _SEGMENTS if ny >= 2 * _SHORTEST else 1):
-        step = max(1, len(rows) // _SAMPLE)
-        part = slice(rows[0] + step // 2, rows[-1] + 1, step)
-        odd = _odd(*_medians(data[part], bad[part]))
-        found.extend((number, int(rows[0]), int(rows[-1])) for number in odd)
-    return found
+    for segments, sample in _SEGMENTS:
+        shorter: dict[int, list[tuple[int, int]]] = {}
+        for rows in np.array_split(np.arange(ny), max(1, min(segments, ny // _SHORTEST))):
+            step = max(1, len(rows) // sample)
+            part = slice(rows[0] + step // 2, rows[-1] + 1, step)
+            first, last = int(rows[0]), int(rows[-1])
+            for number in _odd(*_medians(data[part], bad[part])):
+                covered = sum(max(0, min(b, last) - max(a, first) + 1) for n, a, b in found if n == number)
+                if covered < len(rows):
+                    shorter.setdefault(number, []).append((first, last))
+        if segments == _SEGMENTS[0][0]:
+            found = [(number, *ends) for number, parts in shorter.items() for ends in parts]
+        else:
+            known = {number for number, _, _ in found}
+            found += [(n, *ends) for n, parts in shorter.items() for ends in _followed(data, bad, n, parts, known)]
+    return sorted(found, key=lambda each: each[1:])
+
+
+def _followed(
+    data: np.ndarray, bad: np.ndarray, number: int, parts: list[tuple[int, int]], known: set[int]
+) -> list[tuple[int, int]]:
+    """Return parts of a column, neighbours joined, each followed piece by piece to where the column is itself again."""
+    joined: list[tuple[int, int]] = []
+    for first, last in parts:
+        if joined and first == joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], last
+        else:
+            joined.append((first, last))
+    beside = [c for c in (number - 2, number - 1, number + 1, number + 2) if 0 <= c < data.shape[1] and c not in known]
+    off = data[:, number].astype(np.float64) - np.median(data[:, beside], axis=1)
+    off[bad[:, number] | ~np.isfinite(off)] = np.nan
+    out = []
+    for first, last in joined:
+        step = _middle(off[first : last + 1])
+        least = np.sign(step) * 0.5 * step
+        while first > 0 and np.sign(step) * _middle(off[max(0, first - _PIECE) : first]) > least:
+            first = max(0, first - _PIECE)
+        while last < len(off) - 1 and np.sign(step) * _middle(off[last + 1 : last + 1 + _PIECE]) > least:
+            last = min(len(off) - 1, last + _PIECE)
+        out.append((first, last))
+    return out
+
+
+def _middle(values: np.ndarray) -> float:
+    """Return the median of what is not NaN; NaN for nothing."""
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else float("nan")
 
 
 def _medians(part: np.ndarray, bad: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

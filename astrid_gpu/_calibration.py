@@ -1,4 +1,4 @@
-"""The width of S_corr on clean pixels: reported always, and divided out, over the frame or over a smooth map of it."""
+"""The width of S_corr on quiet sky: reported always, and divided out, over the frame or over a smooth map of it."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._noise import dilated
+from astrid_gpu._quiet_sky import MIN_PIXELS, MIN_SHARPEN, ROUGH, middle_and_width, part_of, quiet_sky, score_area
 from astrid_gpu.errors import InputError
 from astrid_gpu.ops.background import box_edges, mesh_fill, mesh_interpolate, spline_axis
 from astrid_gpu.results import Step
 
-__all__ = ["calibrate_score", "part_of"]
+__all__ = ["calibrate_score", "rough_width"]
 
-MIN_PIXELS = 500
-"""Fewer unflagged pixels than this cannot fix the width of S_corr to a few per cent."""
-
-MIN_SHARPEN = 5000
-"""And fewer than this do not make candidates more significant than the noise model has them."""
-
-_SAMPLE = 1_500_000  # pixels that fix it to a thousandth
 _BOX_ERROR = 0.03  # relative error of the width in one box of the mesh
 _CHANCE = 1e-3  # that boxes of one true width differ as much as those found: above it there is nothing to map
-_SOURCE = 5.0  # widths; S_corr beyond it is a source or a residual, left out of the mesh with its surroundings
 
 
 def calibrate_score(
     maps: dict[str, Any], mode: str, metrics: dict[str, Any], *, psf: Any = None, static: Any = None
 ) -> list[Step]:
-    """Measure median and width of S_corr on clean pixels, divide by the width if asked, and report both.
+    """Measure median and width of S_corr on quiet sky, divide by the width if asked, and report both.
+
+    Quiet are the clean pixels that no source of the difference reaches (`quiet_sky`), so that neither their number nor
+    their brightness tells in the errors of anything.
 
     Parameters
     ----------
@@ -57,26 +52,21 @@ def calibrate_score(
     score = maps["score_corr"]
     if score is None:
         return []
-    finite = np.isfinite(score)
-    clean = finite & (maps["mask"] == 0)
-    if np.count_nonzero(clean) < MIN_PIXELS:
-        clean = finite
-    size = np.count_nonzero(clean)
-    if size == 0:
-        msg = "no pixel of the difference is usable: the masks and the footprints of the two images leave none"
-        raise InputError(msg)
-    middle, width = _middle_and_width(part_of(score, clean))
+    clean = _clean(score, maps["mask"])
+    quiet = quiet_sky(score, clean, psf)
+    size = np.count_nonzero(quiet)
+    middle, width = middle_and_width(part_of(score, quiet))
     metrics |= {"score_corr_median_raw": middle, "score_corr_std_raw": width, "renormalise_factor": 1.0}
     metrics |= {"score_corr_median": middle, "score_corr_std": width}
     values: dict[str, Any] = {"median": middle, "width": width}
-    text = f"S_corr on {size} clean pixels: median {middle:+.3f}, robust width {width:.3f}"
+    text = f"S_corr on {size} quiet of {np.count_nonzero(clean)} clean pixels: median {middle:+.3f}, width {width:.3f}"
     if mode == "none":
         return [Step("calibration", text, values)]
     if not (width > 0 and size >= (MIN_PIXELS if width > 1 else MIN_SHARPEN)):
         return [Step("calibration", f"{text}; too few to renormalise by", values)]
     factor: Any = score.dtype.type(width)
     if mode == "local":
-        found, why, more = _width_map(score, clean, width, psf, static)
+        found, why, more = _width_map(score, quiet, width, psf, static)
         values |= more
         if found is not None:
             factor = found.astype(score.dtype, copy=False)
@@ -86,9 +76,29 @@ def calibrate_score(
     maps["score_corr"] = np.divide(score, factor, out=_own(score))
     if maps["flux_error"] is not None:
         maps["flux_error"] = np.multiply(maps["flux_error"], factor, out=_own(maps["flux_error"]))
-    after = (middle / width, 1.0) if np.ndim(factor) == 0 else _middle_and_width(part_of(maps["score_corr"], clean))
+    after = (middle / width, 1.0) if np.ndim(factor) == 0 else middle_and_width(part_of(maps["score_corr"], quiet))
     metrics |= {"score_corr_median": after[0], "score_corr_std": after[1], "renormalise_factor": width}
     return [Step("calibration", text, values)]
+
+
+def _clean(score: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return the unflagged pixels, or all there are where those are few."""
+    finite = np.isfinite(score)
+    clean = finite & (mask == 0)
+    if np.count_nonzero(clean) < MIN_PIXELS:
+        clean = finite
+    if not clean.any():
+        msg = "no pixel of the difference is usable: the masks and the footprints of the two images leave none"
+        raise InputError(msg)
+    return clean
+
+
+def rough_width(maps: dict[str, Any]) -> float:
+    """Return the width of S_corr on clean pixels to some per cent, 1 where there is no score or no width."""
+    if maps["score_corr"] is None:
+        return 1.0
+    values = part_of(maps["score_corr"], _clean(maps["score_corr"], maps["mask"]), ROUGH)
+    return middle_and_width(values)[1] or 1.0
 
 
 def _own(plane: np.ndarray) -> np.ndarray | None:
@@ -96,21 +106,8 @@ def _own(plane: np.ndarray) -> np.ndarray | None:
     return plane if plane.flags.writeable else None
 
 
-def part_of(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Return the chosen pixels, of a large image those of every n-th row."""
-    step = max(1, values.size // _SAMPLE)
-    part = values[::step][chosen[::step]]
-    return part if part.size >= MIN_SHARPEN else values[chosen]
-
-
-def _middle_and_width(values: np.ndarray) -> tuple[float, float]:
-    """Return the median and half of the distance between the 15.9 and 84.1 percentiles."""
-    low, middle, high = np.percentile(values, [15.865, 50, 84.135])
-    return float(middle), float(high - low) / 2
-
-
 def _width_map(
-    score: np.ndarray, clean: np.ndarray, width: float, psf: Any, static: Any
+    score: np.ndarray, quiet: np.ndarray, width: float, psf: Any, static: Any
 ) -> tuple[np.ndarray | None, str, dict[str, Any]]:
     r"""Return a smooth map of the width of S_corr, or None with the reason in words; and its numbers.
 
@@ -121,12 +118,14 @@ def _width_map(
     from scipy.special import chdtrc
 
     ny, nx = score.shape
-    area = _noise_area(psf)
+    area = score_area(psf)
     wanted = area / _BOX_ERROR**2
     side = max(32, int(np.ceil(np.sqrt(wanted))))
     if 3 * side > min(ny, nx):
         return None, f"the frame is too small for a map of widths (boxes of {side} px)", {"box": side}
-    ratio, error = _box_widths(score, _quiet(score, clean, width, area, static), side, width, area)
+    if static is not None and np.count_nonzero(quiet & ~static) > 0.3 * np.count_nonzero(quiet):
+        quiet = quiet & ~static
+    ratio, error = _box_widths(score, quiet, side, width, area)
     usable = np.isfinite(error)
     if np.count_nonzero(usable) < 4:
         return None, "too few clean boxes for a map of widths", {"box": side}
@@ -149,15 +148,6 @@ def _width_map(
     return found, text, values
 
 
-def _quiet(score: np.ndarray, clean: np.ndarray, width: float, area: float, static: Any) -> np.ndarray:
-    """Return the clean pixels away from candidates and, if enough remain, from bright static sources."""
-    loud = np.where(clean, np.abs(score), 0) > _SOURCE * width
-    quiet = clean & ~dilated(loud, max(2, round(np.sqrt(area))))
-    if static is not None and np.count_nonzero(quiet & ~static) > 0.3 * np.count_nonzero(quiet):
-        quiet &= ~static
-    return quiet
-
-
 def _box_widths(
     score: np.ndarray, quiet: np.ndarray, side: int, width: float, area: float
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -171,24 +161,7 @@ def _box_widths(
             box = np.s_[rows[j] : rows[j + 1], columns[i] : columns[i + 1]]
             values = score[box][quiet[box]]
             if values.size >= max(least, 100):
-                here = _middle_and_width(values)[1]
+                here = middle_and_width(values)[1]
                 if here > 0:
                     ratio[j, i], error[j, i] = np.log(here / width), np.sqrt(area / values.size)
     return ratio, error
-
-
-def _noise_area(psf: Any) -> float:
-    r"""Return A such that a width between percentiles of n pixels of S has the relative error sqrt(A / n).
-
-    For independent values A is p (1 - 2p) / (2 phi²) = 0.925 with p = 0.159 below the lower percentile and phi the
-    density there. Of it 0.5 belongs to the second Hermite polynomial, which for correlated values counts
-    :math:`\sum \rho^2` times, and the rest to the fourth and higher ones, :math:`\sum \rho^4` times or less. rho is the
-    autocorrelation of P_D, since D is white.
-    """
-    if psf is None:
-        return 0.925
-    stamp = np.asarray(psf, float)
-    shape = [2 * n for n in stamp.shape]
-    rho = np.fft.irfft2(np.abs(np.fft.rfft2(stamp, s=shape)) ** 2, s=shape)
-    rho /= rho[0, 0]
-    return float(0.5 * np.sum(rho**2) + 0.425 * np.sum(rho**4))

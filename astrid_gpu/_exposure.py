@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from astrid_gpu._cosmic_rays import cosmic_rays
+from astrid_gpu._gain_check import checked_gain
 from astrid_gpu._masks import COSMIC_RAY, SATURATED, dead_pixels, mask_defects
 from astrid_gpu._noise import median_of
 from astrid_gpu._photon_noise import with_photon_noise
@@ -49,12 +50,15 @@ def own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: 
             steps.append(Step("noise", text, {"n_masked": n_void}))
     notes = image.meta.get("notes", ())
     steps += [Step("reading", f"{role}: {note}", {}) for note in notes]
+    whole = _whole_numbers(image.data)
     if config.background:
         image, background, step = subtract_background(image, box=config.box)
         steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
     else:
         background = _flat_background(image)
         steps.append(Step("background", f"{role}: not subtracted, as asked", {}))
+    image, doubts = checked_gain(image, background, role, whole=whole)
+    steps += doubts
     variance, measured, step = noise_variance(image, background)
     steps.append(Step(step.stage, f"{role}: {step.text}", step.values))
     if sigma is not None:
@@ -70,6 +74,13 @@ def own_stages(image: Image, config: SubtractConfig, sigma: float | None, role: 
         image = image.with_(mask=image.mask | np.where(hit, np.uint8(COSMIC_RAY), np.uint8(0)))
     steps += [Step(step.stage, f"{role}: {step.text}", step.values) for step in (*photons, *dead, *rays)]
     return Exposure(image, background, sigma, steps)
+
+
+def _whole_numbers(data: np.ndarray) -> bool:
+    """Whether the pixels are whole numbers, told by some rows."""
+    rows = data[:: max(1, len(data) // 16)]
+    rows = rows[np.isfinite(rows)]
+    return bool(np.all(rows == np.rint(rows)))
 
 
 def stars_of(image: Image, sigma: float) -> np.ndarray:

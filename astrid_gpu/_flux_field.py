@@ -8,7 +8,7 @@ import numpy as np
 
 from astrid_gpu._field_fit import highest_order, left_out, lowest_order
 from astrid_gpu._host_ops import host_op
-from astrid_gpu.ops.field import frame_scale, order_of, terms_at
+from astrid_gpu.ops.field import frame_scale, on_grid, order_of, terms_at
 from astrid_gpu.ops.field_fit import fit_polynomial
 
 __all__ = ["FluxModel", "fit_flux_model"]
@@ -46,10 +46,14 @@ class FluxModel:
         terms = terms_at(y, x, self.order, *frame_scale(self.shape))
         return np.sqrt(np.einsum("...k,kl,...l->...", terms, self.covariance, terms))
 
+    def over_rows(self, rows: slice) -> np.ndarray:
+        """Return beta at every pixel of some rows, float64."""
+        ny, nx = self.shape
+        return on_grid(self.coefficients, np.arange(*rows.indices(ny)), np.arange(nx), *frame_scale(self.shape))
+
     def over_frame(self) -> np.ndarray:
         """Return beta at every pixel, shape (ny, nx), float64."""
-        ny, nx = self.shape
-        return self.at(np.arange(ny)[:, None], np.arange(nx)[None, :])
+        return self.over_rows(slice(None))
 
     @property
     def middle(self) -> float:

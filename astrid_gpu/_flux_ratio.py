@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from astrid_gpu._flux_field import FluxModel, fit_flux_model
 from astrid_gpu._registration_field import Places
-from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.errors import AlignmentError, InputError, ShapeMismatchError
 from astrid_gpu.image import PSF, Image, PSFModel
 from astrid_gpu.kernels._pool import share
 from astrid_gpu.ops.flux import (
@@ -25,11 +27,15 @@ from astrid_gpu.ops.noise import clipped_statistics, median_sigma
 from astrid_gpu.results import Step
 from astrid_gpu.stars import StarFlag, match_stars
 
-__all__ = ["FluxRatio", "flux_ratio", "level_reference", "level_step"]
+__all__ = ["FluxRatio", "flux_ratio", "level_reference", "level_step", "usable_beta"]
+
+_log = logging.getLogger("astrid_gpu")
 
 _UNUSABLE = int(StarFlag.EDGE | StarFlag.BAD_PIXEL | StarFlag.SATURATED | StarFlag.SHARP)
 _MAX_LOST = 0.02  # part of a PSF on bad pixels or off the frame that a place may lose
 _WINDOWS_COST = 60  # products a pixel of the frame, from which on FFTs of the frame cost less than windows cut from it
+_ALONE = 2  # sources; so few may be a chance match, which zero points then tell
+_ROWS = 64  # levelled at a time: what is made in between stays in cache
 _UNKNOWN_ERROR = 0.5  # fractional error of a flux ratio nothing is known about
 
 
@@ -53,7 +59,8 @@ class FluxRatio:
     intrinsic : float
         Fractional scatter of the ratios beyond the photon noise: PSF errors, flat fields, variables.
     method : str
-        "stars", "pixels", "zero points", "exposure times" or "assumed".
+        "stars", "pixels", "zero points", "exposure times" or "assumed"; "impossible" where sources gave a ratio that
+        no two images of the same ones have and no header tells another: `subtract` refuses it.
     step : Step
     places : Places or None
         The matched sources that carry weight: where they are, and the offset of each.
@@ -137,6 +144,7 @@ def flux_ratio(
         Without a usable source: from all bright pixels; without those, from the zero points, then the exposure
         times, of both; without those beta = 1 with a large error. `method` and `step` say which.
 
+
     References
     ----------
     .. [1] Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27, eqs. 37-39.
@@ -158,13 +166,67 @@ def flux_ratio(
         samples = pair.sample(y, x)
         if len(samples.science) >= 3:
             break
+    unusable = []
+    for found in _measured(pair, samples, max_stars):
+        if _possible(found, science, reference):
+            return found
+        unusable.append(found)
+    return _without_places(science, reference, unusable)
+
+
+def _measured(pair: _Pair, samples: MatchedSamples, max_places: int) -> Iterator[FluxRatio]:
+    """Yield the ratio of matched sources, then that of bright pixels, where there are any."""
     if len(samples.science):
-        return _from_places(pair, samples, "stars")
-    y, x = _bright_pixels(pair, max_stars)
-    samples = pair.sample(y, x)
+        yield _from_places(pair, samples, "stars")
+    samples = pair.sample(*_bright_pixels(pair, max_places))
     if len(samples.science) >= 3:
-        return _from_places(pair, samples, "pixels")
-    return _from_headers(science, reference)
+        yield _from_places(pair, samples, "pixels")
+
+
+def _possible(found: FluxRatio, science: Image, reference: Image) -> bool:
+    """Whether a measured ratio is positive and, of one or two sources, within ten times what the zero points say."""
+    if not (np.isfinite(found.beta) and found.beta > 0):
+        return False
+    headers = _from_headers(science, reference)
+    alone = found.step.values["n_places"] <= _ALONE and headers.method == "zero points"
+    return not alone or abs(np.log10(found.beta / headers.beta)) < 1
+
+
+def _without_places(science: Image, reference: Image, unusable: list[FluxRatio]) -> FluxRatio:
+    """Return the ratio by the headers; where sources were measured and gave an impossible one, that is said."""
+    headers = _from_headers(science, reference)
+    if not unusable:
+        return headers
+    what = " and ".join(f"{each.beta:.4g} from {_number_of(each)}" for each in unusable)
+    text = (
+        f"{science.name} / {reference.name}: a flux ratio of {what} is impossible, so they do not show the same "
+        "sources where their alignment puts them: check that they show one field and that their WCS are right (align="
+        "'stars' does without), or give flux_ratio"
+    )
+    if headers.method == "assumed":
+        step = Step(headers.step.stage, text, headers.step.values | {"method": "impossible"})
+        return replace(headers, method="impossible", step=step)
+    text = f"{text}; taken to be {headers.beta:.4g} +- {headers.beta_error:.2g} by the {headers.method}"
+    _log.warning("%s", text)
+    return replace(headers, step=Step(headers.step.stage, text, headers.step.values))
+
+
+def usable_beta(found: FluxRatio, given: float | None) -> float:
+    """Return the flux ratio given, else that found.
+
+    Raises
+    ------
+    AlignmentError
+        The sources give none that is possible, and no header tells one.
+    """
+    if given is None and found.method == "impossible":
+        raise AlignmentError(found.step.text)
+    return given or found.beta
+
+
+def _number_of(found: FluxRatio) -> str:
+    n = int(found.step.values["n_places"])
+    return f"{n} common source{'s' * (n != 1)}" if found.method == "stars" else f"{n} bright places"
 
 
 class _Pair:
@@ -226,7 +288,14 @@ class _Pair:
         if self.models == (None, None) or len(y) == 0:
             found = self._sample(y, x, self.psf_n, self.psf_r)
         else:
-            parts = [self._sample(y[k], x[k], *self._psfs_at(y[k], x[k])) for k in _cells(y, x, self.bad.shape)]
+            cells = _cells(y, x, self.bad.shape)
+            stamps = self._psfs_at(np.array([(y[k].mean(), x[k].mean()) for k in cells]))
+            parts: list[Any] = [None] * len(cells)
+
+            def measure(n: int) -> None:
+                parts[n] = self._sample(y[cells[n]], x[cells[n]], *(psf[n % len(psf)] for psf in stamps))
+
+            share(measure, len(cells))
             found = MatchedSamples(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         keep = (found.lost < _MAX_LOST) & (found.variance_science > 0) & (found.variance_reference > 0)
         return MatchedSamples(*(column[keep] for column in found))
@@ -234,12 +303,12 @@ class _Pair:
     def _sample(self, y: np.ndarray, x: np.ndarray, psf_n: np.ndarray, psf_r: np.ndarray) -> MatchedSamples:
         return matched_samples(self.n, self.r, psf_n, psf_r, self.var_n, self.var_r, self.bad, y, x)
 
-    def _psfs_at(self, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return both PSFs in the middle of some places."""
-        place = float(y.mean()), float(x.mean())
+    def _psfs_at(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return both PSFs at places (n, 2), (n, ky, kx); (1, ky, kx) of one that is constant."""
         constant = self.psf_n, self.psf_r
         one, other = (
-            own if model is None else model.stamps(*place)[0] for model, own in zip(self.models, constant, strict=True)
+            own[None] if model is None else model.stamps(*places.T)
+            for model, own in zip(self.models, constant, strict=True)
         )
         return one, other
 
@@ -311,7 +380,7 @@ def _from_places(pair: _Pair, s: MatchedSamples, method: str) -> FluxRatio:
         f"offset (dy, dx) ({dy:+.3f}, {dx:+.3f}) px, scatter ({scatter_y:.3f}, {scatter_x:.3f}) px"
     )
     values = {"beta": fit.slope, "beta_error": fit.slope_error, "gamma": gamma, "n_stars": n, "method": method}
-    values |= {"gamma_error": gamma_error, "intrinsic": fit.intrinsic}
+    values |= {"gamma_error": gamma_error, "intrinsic": fit.intrinsic, "n_places": len(s.reference)}
     values |= {"dy": dy, "dx": dx, "scatter_y": scatter_y, "scatter_x": scatter_x}
     error = max(fit.slope_error, 0.1 * fit.slope) if len(s.reference) == 1 else fit.slope_error
     model, figures = _over_field(pair, s, fit, gamma)
@@ -391,10 +460,17 @@ def level_reference(reference: Image, found: FluxRatio) -> Image:
     """
     if found.model is None:
         return reference
-    factor = found.model.over_frame() / found.beta
-    data = (reference.data * factor).astype(reference.data.dtype)
-    variance = reference.known_variance * factor**2
-    return reference.with_(data=data, variance=variance.astype(reference.known_variance.dtype))
+    model, given = found.model, reference.known_variance
+    data, variance = np.empty_like(reference.data), np.empty(reference.shape, given.dtype)
+
+    def level(k: int) -> None:
+        rows = slice(_ROWS * k, _ROWS * (k + 1))
+        factor = model.over_rows(rows) / found.beta
+        data[rows] = reference.data[rows] * factor
+        variance[rows] = given[rows] * factor**2
+
+    share(level, -(-reference.shape[0] // _ROWS))
+    return reference.with_(data=data, variance=variance)
 
 
 def level_step(found: FluxRatio) -> Step:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from astrid_gpu._bad_lines import bad_lines
+from astrid_gpu._no_data import no_data
 from astrid_gpu._saturation import saturation_mask
 from astrid_gpu.align import Aligned
 from astrid_gpu.flags import PixelFlag
 from astrid_gpu.image import Image
 from astrid_gpu.results import Step
 
-__all__ = ["BAD", "COSMIC_RAY", "SATURATED", "dead_pixels", "mask_defects", "pair_flags"]
+__all__ = ["BAD", "COSMIC_RAY", "NO_DATA", "SATURATED", "dead_pixels", "mask_defects", "pair_flags"]
 
 BAD = 1
 """Bit of Image.mask between the exposure's own stages and the flags: bad for whatever reason but the next two."""
@@ -22,11 +23,14 @@ SATURATED = 4
 COSMIC_RAY = 16
 """Bit of Image.mask: hit by a cosmic ray."""
 
+NO_DATA = 32
+"""Bit of Image.mask: holds a value that stands for none."""
+
 _DEAD = 8.0  # sigma below the sky and below all neighbours: noise does that once in 10^15 pixels
 
 
 def mask_defects(image: Image, *, lines: bool = True) -> tuple[Image, list[Step]]:
-    """Return the image with a mask of bits: what it brings and what is not finite, saturation, bad columns and rows.
+    """Return the image with a mask of bits: what it brings or is not finite, fill values, saturation, bad lines.
 
     Parameters
     ----------
@@ -36,11 +40,18 @@ def mask_defects(image: Image, *, lines: bool = True) -> tuple[Image, list[Step]
         Look for bad columns and rows.
     """
     finite = np.isfinite(image.data)
-    saturated, step = saturation_mask(image)
     mask = (image.mask != 0).astype(np.uint8) if image.mask is not None else np.zeros(image.shape, np.uint8)
     mask[~finite] |= BAD
-    mask[saturated & finite] |= SATURATED
-    steps = [step]
+    steps: list[Step] = []
+    empty, values = no_data(image.data, mask != 0)
+    if empty is not None:
+        mask[empty] |= NO_DATA
+        steps.append(_no_data_step(image.name, empty, values))
+        kind = image.data.dtype if image.data.dtype.kind == "f" else np.dtype(np.float64)
+        image = image.with_(data=np.where(empty, kind.type(np.nan), image.data))
+    saturated, step = saturation_mask(image.with_(mask=mask))
+    mask[saturated & finite & (mask & NO_DATA == 0)] |= SATURATED
+    steps.append(step)
     if lines:
         lost, found = bad_lines(image.data, mask != 0)
         mask[lost] |= BAD
@@ -50,6 +61,16 @@ def mask_defects(image: Image, *, lines: bool = True) -> tuple[Image, list[Step]
             text = f"{image.name}: {len(found)} bad parts of columns and rows masked: {', '.join(names[:5])}{more}"
             steps.append(Step("bad lines", text, {"lines": found}))
     return image.with_(mask=mask), steps
+
+
+def _no_data_step(name: str, empty: np.ndarray, values: list[tuple[float, int]]) -> Step:
+    """Tell how many pixels of which value hold no data."""
+    n, mixed = int(np.count_nonzero(empty)), int(np.count_nonzero(empty)) - sum(count for _, count in values)
+    parts = [f"{count} of {value:.6g}" for value, count in values[:5]]
+    parts += [f"{len(values) - 5} more values"] if len(values) > 5 else []
+    parts += [f"{mixed} beside them that mix them with the sky"] if mixed > 0 else []
+    text = f"{name}: {n} pixels hold no data and are masked: {', '.join(parts)}"
+    return Step("no data", text, {"n_pixels": n, "values": values})
 
 
 def dead_pixels(image: Image, sigma: float) -> tuple[Image, list[Step]]:
@@ -94,6 +115,7 @@ def pair_flags(science: Image, aligned: Aligned) -> tuple[np.ndarray, np.ndarray
         mask = image.mask if image.mask is not None else np.zeros(image.shape, np.uint8)
         lost = (mask & ~np.uint8(SATURATED | COSMIC_RAY) != 0) | (~np.isfinite(image.data) & (mask == 0))
         lost &= aligned.footprint
+        flags[mask & NO_DATA != 0] |= int(PixelFlag.NO_DATA)
         flags[lost] |= int(bad)
         flags[mask & SATURATED != 0] |= int(saturated)
         hit = mask & COSMIC_RAY != 0

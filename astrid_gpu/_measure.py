@@ -33,6 +33,7 @@ class Maps(NamedTuple):
 
     `flux`, `flux_error` and `science` may be None; `mask` is the low byte of the pixel flags, `details` the next one,
     None if no pixel has a bit there. `reach` (n,) is the radius in pixels about a candidate in which mask bits count.
+    `response` is the difference's `flux_response`.
     """
 
     backend: Backend
@@ -45,6 +46,7 @@ class Maps(NamedTuple):
     science: Any
     psfs: LocalPsfs
     reach: np.ndarray
+    response: Any = None
 
 
 def measure_candidates(maps: Maps, peaks: np.ndarray, others: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,10 +147,16 @@ def _refine(maps: Maps, peaks: np.ndarray, sign: np.ndarray) -> Refined:
 
 
 def _photometry(maps: Maps, peaks: np.ndarray, sign: np.ndarray, place: Refined) -> tuple[np.ndarray, np.ndarray]:
-    """Return the PSF flux at the summit and its error at the peak pixel; NaN where a map is missing."""
+    """Return the PSF flux at the summit and its error at the peak pixel; NaN where a map is missing.
+
+    What is negative is a source of the reference, with the reference's PSF.
+    """
     none = np.full(len(peaks), np.nan)
     flux = none if maps.flux is None else sign * place.value
     error = none if maps.flux_error is None else _stamps(maps, maps.flux_error, peaks, 1)[:, 0, 0].astype(np.float64)
+    if maps.response is not None:
+        factor = np.where(sign < 0, maps.response.vanished(peaks["y"], peaks["x"]), 1.0)
+        flux, error = flux * factor, error * factor
     return flux, error
 
 

@@ -130,9 +130,11 @@ class _Fit:
         op = host_op("moffat_equations", moffat_equations)
         for k, (stamp, weight) in enumerate(zip(self.stamps, self.weight, strict=True)):
             linear[k], own, slope, costs[k] = op(_unpack(p, *p[4 + 2 * k : 6 + 2 * k]), stamp, weight)
-            index = [0, 1, 2, 3, 4 + 2 * k, 5 + 2 * k]
-            matrix[np.ix_(index, index)] += chain @ own @ chain
-            gradient[index] += chain @ slope
+            own, slope, here = chain @ own @ chain, chain @ slope, slice(4 + 2 * k, 6 + 2 * k)
+            matrix[:4, :4] += own[:4, :4]
+            matrix[:4, here], matrix[here, :4], matrix[here, here] = own[:4, 4:], own[4:, :4], own[4:, 4:]
+            gradient[:4] += slope[:4]
+            gradient[here] = slope[4:]
         pull = (p[3] - np.log(_BETA[0])) / _BETA[1]
         matrix[3, 3] += 1 / _BETA[1] ** 2
         gradient[3] += pull / _BETA[1]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._exposure import SATURATED, Exposure, own_stages, scaled_sigma, stars_of
-from astrid_gpu._flux_ratio import FluxRatio, flux_ratio, level_step
+from astrid_gpu._flux_ratio import FluxRatio, flux_ratio, level_step, usable_beta
 from astrid_gpu._given import Given, Models, choose_psfs, read_given
 from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
@@ -276,7 +276,7 @@ class Mosaic:
         planes.reference = moved
         forget()
         images.clear()  # and with them what is mapped of the scratch files
-        beta = self.given.flux_ratio or ratio.beta
+        beta = usable_beta(ratio, self.given.flux_ratio)
         factor, found, noise, step = self._levelled(planes, psfs, beta)
         levelled = [] if level is None else [level_step(level)]
         told = [*ratio_steps(ratio, self.given), *levelled, *registered.steps]

@@ -8,7 +8,8 @@ and what is left of the sky: faint sources below any threshold, haloes, the back
 both images, noise is not. So the covariance of one image with the other is what the sky has in it, and is taken off:
 multiplied, to go from one PSF and flux scale to the other, by :math:`|\hat P_n|^2 / (\hat P_n \overline{\hat P_r})` and
 :math:`F_n \sigma_r / (F_r \sigma_n)`. Noise that the two have in common, as where one is a part of the other, goes the
-same way: it cancels in the difference.
+same way: it cancels in the difference. What varies slowly, over more than any resampling reaches, is sky of one image
+alone, and is taken off before (`_slow_sky`): the second look at the background, on the difference, sees to it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from astrid_gpu._noise import median_of, source_pixels
+from astrid_gpu._slow_sky import without_slow
 from astrid_gpu.errors import InputError
 from astrid_gpu.image import PSF, Image
 from astrid_gpu.ops.autocorrelation import lag_covariances
@@ -246,10 +248,11 @@ def noise_covariances(
     measured: Blank, depths: list[float], psfs: list[np.ndarray]
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return the covariances of the noise of each image, and those of the sky that was taken off them."""
-    count = len(measured.covariances)
-    own = both = [(c + c[::-1, ::-1]) / 2 for c in (measured.covariances[i, i] for i in range(count))]
+    count, taper = len(measured.covariances), tapered(RANGES[-1])
+    quick = np.array([[without_slow(c, measured.pairs, taper) for c in row] for row in measured.covariances])
+    own = both = [(c + c[::-1, ::-1]) / 2 for c in (quick[i, i] for i in range(count))]
     if count == 2:
-        common = (measured.covariances[0, 1] + measured.covariances[1, 0]) / 2
+        common = (quick[0, 1] + quick[1, 0]) / 2
         own = _without_sky(own, common, psfs, depths, measured.n)
     return own, [whole - c for c, whole in zip(own, both, strict=True)]
 

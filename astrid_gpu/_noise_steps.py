@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from astrid_gpu._calibration import calibrate_score, part_of
+from astrid_gpu._calibration import calibrate_score
 from astrid_gpu._noise import dilated
 from astrid_gpu._prepare import Pair
+from astrid_gpu._quiet_sky import middle_and_width
 from astrid_gpu.kernels._pool import share
 from astrid_gpu.ops.two_levels import cell_means, correlated_area, two_levels
 from astrid_gpu.results import Step
 from astrid_gpu.tiles import Tiles
 
-__all__ = ["calibrate", "divide_at_steps"]
+__all__ = ["calibrate", "find_steps"]
 
 PIECE = 256
 """Side of what is looked at by itself where the frame is not cut into tiles."""
@@ -44,44 +45,48 @@ def calibrate(maps: dict[str, Any], mode: str, pair: Pair, tiles: Tiles | None, 
 
     Its raw median and width in the metrics are those before both. With mode "none" nothing is divided.
     """
-    raw = None if mode == "none" else _raw(maps)
-    steps = divide_at_steps(maps, pair, tiles, psf) if raw else []
+    pieces = Tiles(maps["mask"].shape, PIECE, 0) if tiles is None else tiles
+    found = {} if mode == "none" else find_steps(maps, pair, pieces, psf)
+    raw: dict[str, Any] = {}
+    steps = []
+    if found:
+        calibrate_score(maps, "none", raw, psf=psf)
+        for k in sorted(found):
+            _divide(maps, pieces.interior(k), found[k].widths)
+        steps.append(_told(found, pieces, pair))
     static = _static_sources(pair) if mode == "local" and not pair.short_of_memory else None
     calibrated = calibrate_score(maps, mode, pair.metrics, psf=psf, static=static)
-    if raw and steps:
+    if steps:
         factor = pair.metrics["renormalise_factor"]
         low, high = (pair.metrics.get(f"renormalise_{end}", factor) for end in ("min", "max"))
-        pair.metrics |= {"score_corr_median_raw": raw[0], "score_corr_std_raw": raw[1]}
+        pair.metrics |= {name: raw[name] for name in ("score_corr_median_raw", "score_corr_std_raw")}
         pair.metrics["renormalise_min"] = low * min(1.0, steps[0].values["lowest"])
         pair.metrics["renormalise_max"] = high * max(1.0, steps[0].values["highest"])
     return [*steps, *calibrated]
 
 
-def divide_at_steps(maps: dict[str, Any], pair: Pair, tiles: Tiles | None, psf: Any) -> list[Step]:
-    """Find tiles in which the noise's correlation changes at a line, and divide S_corr there by its width on each side.
+def find_steps(maps: dict[str, Any], pair: Pair, pieces: Tiles, psf: Any) -> dict[int, _Found]:
+    """Return what is found in the pieces of a frame in which the noise's correlation changes at a line, by number.
 
     Parameters
     ----------
     maps : dict
-        "score_corr", "flux_error", "difference" and "mask" (ny, nx); the first two are divided and multiplied in place.
+        "score_corr", "difference" and "mask" (ny, nx).
     pair : Pair
-        Its metrics get noise_steps, the part of the frame in such tiles.
-    tiles : Tiles or None
-        Those that the frame was differenced by; None for pieces of 256 px.
+    pieces : Tiles
     psf : array (ky, kx) or None
         P_D.
 
     Notes
     -----
-    A tile counts if two variances of S_corr are likelier than one by far more than chance makes them
+    A piece counts if two variances of S_corr are likelier than one by far more than chance makes them
     (`ops.two_levels`), their widths differ by 15 %, and D, which is white only where the spectrum is right, has another
     correlation on one side than on the other. Candidates and bright stars are left out of it. Cost: some 0.03 s a
     megapixel.
     """
     score, difference = maps["score_corr"], maps["difference"]
     if score is None or difference is None or psf is None or not pair.noise.local:
-        return []
-    pieces = Tiles(score.shape, PIECE, 0) if tiles is None else tiles
+        return {}
     area = correlated_area(psf)
     found: dict[int, _Found] = {}
 
@@ -93,18 +98,7 @@ def divide_at_steps(maps: dict[str, Any], pair: Pair, tiles: Tiles | None, psf: 
             found[k] = mine
 
     share(task, len(pieces))
-    for k in sorted(found):
-        _divide(maps, pieces.interior(k), found[k].widths)
-    return [_told(found, pieces, pair)] if found else []
-
-
-def _raw(maps: dict[str, Any]) -> tuple[float, float] | None:
-    """Return median and width of S_corr on clean pixels; None without."""
-    score = maps["score_corr"]
-    if score is None:
-        return None
-    values = part_of(score, np.isfinite(score) & (maps["mask"] == 0))
-    return (float(np.median(values)), _width(values)) if values.size else None
+    return found
 
 
 def _static_sources(pair: Pair) -> np.ndarray:
@@ -151,7 +145,7 @@ def _look(
     counts = [np.count_nonzero(part) for part in sides]
     if min(counts) < area / _WIDTH_ERROR**2:
         return None
-    low, top = (_width(score[part]) for part in sides)
+    low, top = (middle_and_width(score[part])[1] for part in sides)
     correlations = tuple(_correlation(difference, part) for part in sides)
     least, errors = _CORRELATION
     error = np.sqrt(sum(1 / (2 * n) for n in counts))
@@ -164,12 +158,6 @@ def _look(
 def _spread(cells: np.ndarray, side: int, shape: tuple[int, ...]) -> np.ndarray:
     """Return the pixels of cells."""
     return cells.repeat(side, axis=0)[: shape[0]].repeat(side, axis=1)[:, : shape[1]]
-
-
-def _width(values: np.ndarray) -> float:
-    """Return half of the distance between the 15.9 and 84.1 percentiles."""
-    low, high = np.percentile(values, [15.865, 84.135])
-    return float(high - low) / 2
 
 
 def _correlation(plane: np.ndarray, chosen: np.ndarray) -> float:

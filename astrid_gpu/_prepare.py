@@ -12,7 +12,8 @@ import numpy as np
 
 from astrid_gpu._exposure import Exposure, own_stages, scaled_sigma, stars_of
 from astrid_gpu._flux_field import FluxModel
-from astrid_gpu._flux_ratio import FluxRatio, flux_ratio, level_reference, level_step
+from astrid_gpu._flux_ratio import FluxRatio, flux_ratio, level_reference, level_step, usable_beta
+from astrid_gpu._gain_check import gain_metrics
 from astrid_gpu._given import Given, Models, carry_models, choose_psfs, read_given
 from astrid_gpu._host_ops import both
 from astrid_gpu._masks import pair_flags
@@ -20,6 +21,7 @@ from astrid_gpu._noise import median_of
 from astrid_gpu._noise_model import NoiseModel, noise_model
 from astrid_gpu._psf_check import psf_metrics, warn_of_psfs
 from astrid_gpu._registration import LARGE_SHIFT, Registered, register_reference
+from astrid_gpu._wrong_wcs import alignment_metrics
 from astrid_gpu.align import Aligned, align
 from astrid_gpu.backends.blas import one_blas_thread
 from astrid_gpu.calibrate import residual_background
@@ -181,7 +183,7 @@ class PairPreparer:
                 if registered.field is None:
                     registered = register_reference(aligned, ratio, psfs[1], sigma_r, self.config, self.given)
                     reference = registered.reference
-            beta = self.given.flux_ratio or ratio.beta
+            beta = usable_beta(ratio, self.given.flux_ratio)
             if measured is None:
                 bad = science.bad | ~np.isfinite(reference) | ~aligned.footprint
                 measured = noise_model(self._noise_mode(), (science.data, reference), given, psfs, beta, bad)
@@ -238,7 +240,7 @@ class PairPreparer:
     ) -> Pair:
         """Gather what the stages found; `known` are flags and details if there are any already."""
         ratio, astrometric = matched.ratio, matched.registered.error
-        beta = self.given.flux_ratio or ratio.beta
+        beta = usable_beta(ratio, self.given.flux_ratio)
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
         beta_error = 0.0 if self.given.flux_ratio else float(ratio.beta_error)
         metrics: dict[str, Any] = {
@@ -246,6 +248,8 @@ class PairPreparer:
             "flux_ratio_error": beta_error,
             **_metrics(sci, aligned, sigma_r, psfs, matched),
             **psf_metrics(steps),
+            **gain_metrics(steps),
+            **alignment_metrics(steps),
             "profile": profile,
         }
         flags, details = known or pair_flags(sci.image, aligned)

@@ -10,7 +10,7 @@ import numpy as np
 
 from astrid_gpu._psf_crowd import Crowd, Cuts
 from astrid_gpu.image import PSF, Image, PSFModel
-from astrid_gpu.ops.flux import robust_mean
+from astrid_gpu.ops.flux import tukey
 from astrid_gpu.ops.psf_fit import FURTHEST, MODEL_ERROR, fit_stars, psf_at, spline_of
 from astrid_gpu.ops.star_moments import moment_limits, shapes_of, star_moments
 from astrid_gpu.results import Step
@@ -25,17 +25,20 @@ _MOST = 40  # stars
 _LEAST_SNR, _LEAST_TOGETHER = 20.0, 100.0  # of a star, and of all in quadrature
 _APERTURE, _SKY = 2.5, (3.5, 5.0)  # FWHM of the stars: radius of the aperture, and of the ring that its sky is from
 _FLOOR, _BEYOND = 0.008, 0.06  # of the flux, and of the bias: what the light beyond the aperture leaves unknown
-_ONE_ALONE = 0.05  # over the number of stars: a source by itself may be a blend or a galaxy; those that agree are not
-_SURE = 3.0  # standard errors
+_ALONE, _UNSEEN = 0.035, 5.0  # what a blend or galaxy may be off by, and the S/N of a neighbour that no search finds
+_BELIEF = 8  # stars that have to agree better, or worse, than that before their own scatter counts for as much
+_SURE, _TAIL = 3.0, 0.00135  # standard errors, and a Gaussian's chance of more to one side
 
 
 class PsfFit(NamedTuple):
     """How a given PSF fits n stars of its image.
 
     `flux_bias` is the mean over the stars of the flux by its matched filter (on white noise) over that in an aperture
-    of 2.5 FWHM, which the PSF's own light beyond corrects, less 1; `error` holds chance, the light beyond and that a
-    few sources may be no stars. `fwhm` and `fwhm_stars` are of the best Gaussians of both; `chi2` is the median reduced
-    chi-squared of the stars' cores, 2 % of error granted to the PSF.
+    of 2.5 FWHM, which the PSF's own light beyond corrects, less 1; bright stars count for more, for a neighbour that is
+    not seen is little to them. `error` holds chance, the light beyond and that sources may be no stars: as much as is
+    assumed where there are few, as their scatter shows where there are many, with Student's t. `fwhm` and
+    `fwhm_stars` are of the best Gaussians of both; `chi2` is the median reduced chi-squared of the stars' cores, 2 % of
+    error granted to the PSF.
     """
 
     n: int
@@ -147,14 +150,45 @@ def fit_of(image: Image, stars: np.ndarray, psf: PSF | PSFModel) -> PsfFit | str
     if together < _LEAST_TOGETHER:
         seen = f"{len(chosen)} clean, isolated stars of S/N {_LEAST_SNR:g} or more"
         return seen + (f", of S/N {together:.0f} together; {_LEAST_TOGETHER:g} is needed" if len(chosen) else "")
-    width = float(np.median(stars["fwhm"][chosen]))
+    doubt = _ALONE**2 + (_UNSEEN / stars["snr"][chosen]) ** 2
+    width = _weighted_median(stars["fwhm"][chosen], 1.0 / doubt)
     windows = _Windows(image, stars, chosen, psf, width)
     bias, variance, good = windows.bias()
     if not good.any():
         return "too many bad pixels in and round them"
-    mean, chance, _ = robust_mean(bias[good], variance[good])
-    error = float(np.linalg.norm([chance, _FLOOR, _BEYOND * mean, _ONE_ALONE / good.sum()]))
+    mean, chance = _mean_of(bias[good], variance[good], doubt[good])
+    error = float(np.linalg.norm([chance, _FLOOR, _BEYOND * mean]))
     return PsfFit(int(good.sum()), mean, error, windows.own_width(), width, float(np.median(windows.chi2()[good])))
+
+
+def _mean_of(bias: np.ndarray, variance: np.ndarray, doubt: np.ndarray) -> tuple[float, float]:
+    """Return the Tukey-weighted mean of stars and its error, of which `_SURE` are as rare as those of a Gaussian.
+
+    `doubt` is the variance that sources have for being no stars. It is scaled to the scatter beyond `variance`, as if
+    `_BELIEF` more stars had exactly that; Student's t has as many degrees of freedom.
+    """
+    from scipy.special import stdtrit
+
+    share = (doubt / (variance + doubt)) ** 2  # of a star's scatter, what tells of the doubt
+    scale, mean = 1.0, _weighted_median(bias, 1.0 / (variance + doubt))
+    for _ in range(30):
+        total = variance + scale * doubt
+        kept = tukey((bias - mean) / np.sqrt(total))
+        weight = kept / total
+        before, mean = mean, float((weight * bias).sum() / weight.sum())
+        beyond = float((kept * share * ((bias - mean) ** 2 - variance) / doubt).sum())
+        scale = (_BELIEF + max(beyond, 0.0)) / (_BELIEF + max(float((kept * share).sum()) - 1.0, 0.0))
+        if abs(mean - before) < 1e-6:
+            break
+    students = -float(stdtrit(_BELIEF + len(bias) - 1, _TAIL)) / _SURE
+    return mean, students / float(np.sqrt(weight.sum()))
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    """Return the value at which half of the weight is reached."""
+    order = np.argsort(values)
+    share = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(share, 0.5 * share[-1])])
 
 
 class _Windows:

@@ -135,10 +135,9 @@ class Crowd:
 
         The matrix is the PSF's autocorrelation at the separations: sum_x P(x - a) P(x - b) = A(a - b).
         """
-        from scipy.fft import next_fast_len
         from scipy.ndimage import map_coordinates
 
-        side = next_fast_len(2 * psf.shape[0] + 1, real=True)
+        side = host_backend().next_fast_len(2 * psf.shape[0] + 1)
         auto = np.fft.fftshift(np.fft.irfft2(np.abs(np.fft.rfft2(psf, (side, side))) ** 2, (side, side)))
         lag = self.places[self.i] - self.places[self.j] + side // 2
         overlap = map_coordinates(auto, lag.T, order=3)

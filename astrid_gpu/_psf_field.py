@@ -14,12 +14,11 @@ import numpy as np
 
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._psf_order import CAUTION, choose_order
-from astrid_gpu._psf_shapes import Templates, fit_shapes, local_stamps, templates_of
-from astrid_gpu._psf_stack import PsfStack, Registered, inliers, register, spline_reach, tapered, trusted
+from astrid_gpu._psf_shapes import Shaped, Templates, fit_shapes, local_stamps, templates_of
+from astrid_gpu._psf_stack import PsfStack, inliers, tapered, trusted
 from astrid_gpu.backends.blas import one_blas_thread
 from astrid_gpu.ops.field import frame_scale, terms_at
 from astrid_gpu.ops.field_fit import fit_pixels
-from astrid_gpu.ops.psf_fit import spline_of
 
 __all__ = ["FieldFit", "fit_field", "spread_over", "usable_stars"]
 
@@ -74,58 +73,46 @@ def fit_field(stack: PsfStack, shape: tuple[int, int], fwhm: float, order: int |
         With one term if order 0 is enough.
     """
     held_out: dict[int, float] = {}
-    stars = stack.stars
+    stars, used = stack.stars, usable_stars(stack)
     assert stars is not None
-    usable, templates = usable_stars(stack), templates_of(stack.psf, fwhm)
-    shaped = templates.shaped(stars.shifted[usable] - stack.psf, stars.weight[usable])
-    y, x = _places(stars)
+    templates = templates_of(stack.psf, fwhm)
+    shaped = templates.shaped(stars.shifted[used], stars.weight[used])
+    y, x = (c[used] + stars.offset[used, k] for k, c in enumerate((stars.cuts.y, stars.cuts.x)))
     if order == "auto":
-        bases = [terms_at(y[usable], x[usable], k, *frame_scale(shape)) for k in range(highest + 1)]
+        bases = [terms_at(y, x, k, *frame_scale(shape)) for k in range(highest + 1)]
         order, coefficients, held_out = choose_order(bases, templates, shaped, fwhm)
     else:
-        coefficients = fit_shapes(terms_at(y[usable], x[usable], int(order), *frame_scale(shape)), shaped)
+        coefficients = fit_shapes(terms_at(y, x, int(order), *frame_scale(shape)), shaped)
     order = int(order)
     if order == 0:
         return FieldFit(stack.psf[None], stack.used, stack.chi2, 0, held_out)
-    terms = _normal(np.einsum("tk,tab->kab", coefficients, templates.full), stack.psf)
-    everywhere = terms_at(y, x, order, *frame_scale(shape))
-    stars = _register(stars, terms, everywhere, fwhm)
-    keep = inliers(stars.chi2)
-    terms = _refined(terms, everywhere[keep], stars.shifted[keep], stars.weight[keep], templates, fwhm)
-    return FieldFit(terms, keep, float(np.median(stars.chi2[keep])), order, held_out)
+    basis = terms_at(y, x, order, *frame_scale(shape))
+    terms = np.einsum("tk,tab->kab", coefficients, templates.shapes)
+    chi2 = _chi_squared(shaped, terms, basis, templates)
+    used[used] = keep = inliers(chi2)
+    terms = _with_pixels(terms, basis[keep], shaped.of(keep), fwhm)
+    return FieldFit(_normal(terms, stack.psf), used, float(np.median(chi2[keep])), order, held_out)
 
 
-def _places(stars: Registered) -> tuple[np.ndarray, np.ndarray]:
-    return stars.cuts.y + stars.offset[:, 0], stars.cuts.x + stars.offset[:, 1]
+def _chi_squared(stars: Shaped, terms: np.ndarray, basis: np.ndarray, templates: Templates) -> np.ndarray:
+    """Return the reduced chi-squared of stars over the core, about the PSF of their place."""
+    core = templates.core
+    rest, weight = stars.rest[:, core] - basis @ terms[:, core], stars.weight[:, core]
+    return (weight * rest**2).sum(axis=1) / np.maximum((weight > 0).sum(axis=1) - 4, 1)  # type: ignore[no-any-return]
 
 
-def _register(stars: Registered, terms: np.ndarray, basis: np.ndarray, fwhm: float) -> Registered:
-    """Return the stars registered anew, each with the PSF of its own place."""
-    local, cuts = local_stamps(basis, terms), stars.cuts
-    total = local.sum((1, 2), keepdims=True)
-    # The spline through a sum of stamps is the sum of their splines.
-    planes, first = spline_of(terms, cuts.half, spline_reach(stars.offset))
-    found = register(cuts, stars.light, local / total, stars.offset, fwhm, (local_stamps(basis, planes) / total, first))
-    return Registered(cuts, stars.light, *found._replace(weight=np.where(stars.weight > 0, found.weight, 0.0)))
-
-
-def _refined(
-    terms: np.ndarray, basis: np.ndarray, stamps: np.ndarray, weight: np.ndarray, templates: Templates, fwhm: float
-) -> np.ndarray:
-    """Return the terms after a second look at shapes, and with what the pixels of registered stars show besides."""
-    local = local_stamps(basis, terms)
-    coefficients = fit_shapes(basis, templates.shaped(stamps - local / local.sum((1, 2), keepdims=True), weight))
-    terms = terms + np.einsum("tk,tab->kab", coefficients, templates.full)
-    m, rest = len(stamps), stamps - local_stamps(basis, terms)
-    pixels, error, _ = host_op("fit_pixels", fit_pixels)(basis, rest.reshape(m, -1), weight.reshape(m, -1))
+def _with_pixels(terms: np.ndarray, basis: np.ndarray, stars: Shaped, fwhm: float) -> np.ndarray:
+    """Return the terms with what the pixels of stars show besides, as far as it stands out."""
+    m, rest = len(basis), stars.rest - local_stamps(basis, terms)
+    fit = host_op("fit_pixels", fit_pixels)
+    pixels, error, _ = fit(basis, rest.reshape(m, -1), stars.weight.reshape(m, -1))
     pixels, error = (a.reshape(terms.shape) for a in (pixels, error))
-    return _normal(terms + tapered(trusted(pixels, error, fwhm, CAUTION) * pixels))
+    return terms + tapered(trusted(pixels, error, fwhm, CAUTION) * pixels)
 
 
-def _normal(terms: np.ndarray, psf: np.ndarray | None = None) -> np.ndarray:
+def _normal(terms: np.ndarray, psf: np.ndarray) -> np.ndarray:
     """Return terms, `psf` added to the first, that make a PSF of sum 1 everywhere."""
     terms = terms.copy()
-    if psf is not None:
-        terms[0] += psf
+    terms[0] += psf
     terms[1:] -= terms[1:].sum((1, 2), keepdims=True) / terms[0].sum() * terms[0]
-    return terms / terms[0].sum()
+    return terms / terms[0].sum()  # type: ignore[no-any-return]

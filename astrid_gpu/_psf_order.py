@@ -50,16 +50,15 @@ def choose_order(bases: list[np.ndarray], templates: Templates, stars: Shaped, f
 
 def _left_out(basis: np.ndarray, fit: Fitted, templates: Templates, stars: Shaped, fwhm: float) -> np.ndarray:
     """Return chi-squared of each star's core about the PSF that the other stars say is at its place."""
-    tight, m = (slice(None), *templates.tight), len(basis)
-    rest, weight = stars.rest[tight], stars.weight[tight]
+    cut, m = (slice(None), *templates.tight), len(basis)
+    rest, shapes = stars.rest[cut], templates.shapes[cut]
     if basis.shape[1] == 1:
-        return templates.misfit(rest, weight, np.zeros_like(rest))
-    shapes = templates.shapes[tight]
+        return templates.misfit(stars, np.zeros_like(rest))
     more = rest - local_stamps(basis @ fit.coefficients.T, shapes)
-    flat, flat_weight = more.reshape(m, -1), weight.reshape(m, -1)
-    pixels, error, seen = host_op("fit_pixels", fit_pixels)(basis, flat, flat_weight)
+    flat, weight = more.reshape(m, -1), stars.weight[cut].reshape(m, -1)
+    pixels, error, seen = host_op("fit_pixels", fit_pixels)(basis, flat, weight)
     shape = basis.shape[1], *more.shape[1:]
     trust = trusted(pixels.reshape(shape), error.reshape(shape), fwhm, CAUTION).reshape(shape[0], -1)
     expected, core = local_stamps(fit.expected, shapes), templates.core[templates.tight].ravel()
     expected.reshape(m, -1)[:, core] += left_out_pixels(basis, flat[:, core], seen[:, core], trust[:, core])
-    return templates.misfit(rest, weight, expected)
+    return templates.misfit(stars, expected)

@@ -1,7 +1,4 @@
-"""Registered stars against the PSF over the field: what changes of width and ellipticity look like, and how much of it.
-
-A star is compared on a small stamp that holds all that its light says; its flux, centre and sky are left free.
-"""
+"""Stars against a PSF: what changes of its width and ellipticity look like, and how much of them a star shows."""
 
 from __future__ import annotations
 
@@ -14,17 +11,17 @@ from astrid_gpu.ops.field_fit import fit_polynomial, linear_fits
 
 __all__ = ["Shaped", "Templates", "fit_shapes", "local_stamps", "templates_of"]
 
-_REACH = 2.0  # FWHM from the middle to the border of the small stamps, and a pixel more
+_REACH = 2.0  # FWHM from the middle, and a pixel more: within it a star's light says all that it has to say of shapes
 _CORE = 1.2  # FWHM: radius of the core
 _FLOOR = 0.005  # of the PSF's own value: what stars are trusted to when orders are compared
 _GRANTED = 0.02  # of it: what `register_stars` grants the model; what tells the orders apart is less
 
 
 class Shaped(NamedTuple):
-    """Stars of unit flux against a PSF, on small stamps.
+    """Stars of unit flux against a PSF.
 
-    How much of each shape is in what they have more than the PSF (m, 3), and its error; what they have more (m, k, k),
-    less what flux, centre and sky make up for; their inverse variances.
+    How much of each shape is in what they have more than it (m, 3), and its error; what they have more (m, k, k), less
+    what flux, centre and sky make up for; their inverse variances.
     """
 
     amplitudes: np.ndarray
@@ -32,12 +29,15 @@ class Shaped(NamedTuple):
     rest: np.ndarray
     weight: np.ndarray
 
+    def of(self, which: np.ndarray) -> Shaped:
+        """Return some of the stars."""
+        return Shaped(*(column[which] for column in self))
+
 
 class Templates(NamedTuple):
-    """The constant PSF (k, k), its slopes along y and x (2, k, k), how it changes with ln size and shear (3, k, k).
+    """A PSF (k, k), its slopes along y and x (2, k, k), and how it changes with ln size and two of shear (3, k, k).
 
-    On small stamps, cut out of the PSF by `inner`; the core with a pixel round it is cut out of them by `tight`. `full`
-    are the shapes on stamps of the PSF's own size.
+    `core` (k, k) is where its light is; `tight` cuts out that and a pixel round it, `inner` what tells of shapes.
     """
 
     psf: np.ndarray
@@ -46,35 +46,42 @@ class Templates(NamedTuple):
     core: np.ndarray
     tight: tuple[slice, slice]
     inner: tuple[slice, slice]
-    full: np.ndarray
 
-    def shaped(self, more: np.ndarray, weight: np.ndarray) -> Shaped:
-        """Return what stars have more than the PSF of their place, (m, side, side) of its own size, as shapes."""
-        more, weight = more[:, *self.inner], weight[:, *self.inner]
-        free, n = np.stack([self.psf, *self.slopes, np.ones_like(self.psf)]), len(self.shapes)
-        columns = np.concatenate([self.shapes, free])
-        flat = (a.reshape(len(a), -1) for a in (columns, more, weight))
+    @property
+    def free(self) -> np.ndarray:
+        """What flux, centre and sky of a star add to it, (4, k, k)."""
+        return np.stack([self.psf, *self.slopes, np.ones_like(self.psf)])
+
+    def shaped(self, stars: np.ndarray, weight: np.ndarray) -> Shaped:
+        """Return stars (m, k, k) and their inverse variances against the PSF, by one linear fit of shapes and all."""
+        more, free, n = stars - self.psf, self.free, len(self.shapes)
+        cut = (slice(None), *self.inner)
+        columns = np.concatenate([self.shapes, free])[cut]
+        flat = (a.reshape(len(a), -1) for a in (columns, more[cut], weight[cut]))
         solution, error, _ = host_op("linear_fits", linear_fits)(None, *flat)
-        return Shaped(solution[:, :n], error[:, :n], more - local_stamps(solution[:, n:], free), weight)
+        flux = np.maximum(1.0 + solution[:, n], 0.1)
+        rest = (more - local_stamps(solution[:, n:], free)) / flux[:, None, None]
+        return Shaped(solution[:, :n] / flux[:, None], error[:, :n], rest, weight)
 
-    def misfit(self, rest: np.ndarray, weight: np.ndarray, expected: np.ndarray) -> np.ndarray:
-        """Return reduced chi-squared (m,) over the core of stars about what is expected of them, on tight stamps.
+    def misfit(self, stars: Shaped, expected: np.ndarray) -> np.ndarray:
+        """Return reduced chi-squared (m,) over the core of stars about what they are expected to have more, (m, k, k).
 
-        Both are what a star has more than the PSF; its flux, centre and sky are left free.
+        Both on stamps cut `tight`; flux, centre and sky are left free once more.
         """
-        core, psf = self.core[self.tight], self.psf[self.tight]
-        weight = weight[:, core]
-        plain = 1.0 / np.maximum(weight, 1e-300) - (_GRANTED * psf[core]) ** 2
-        tight = np.maximum(plain, 0.1 / np.maximum(weight, 1e-300)) + (_FLOOR * psf[core]) ** 2
+        cut, core = (slice(None), *self.tight), self.core[self.tight]
+        psf = self.psf[self.tight][core]
+        weight = stars.weight[cut][:, core]
+        plain = 1.0 / np.maximum(weight, 1e-300) - (_GRANTED * psf) ** 2
+        tight = np.maximum(plain, 0.1 / np.maximum(weight, 1e-300)) + (_FLOOR * psf) ** 2
         weight = np.where(weight > 0, 1.0 / tight, 0.0)
-        others = np.stack([*self.slopes, np.ones_like(self.psf)])[:, *self.tight][:, core]
-        own = (psf + expected)[:, core]
-        _, _, chi2 = host_op("linear_fits", linear_fits)(own, others, (rest - expected)[:, core], weight)
+        expected, others = expected[:, core], self.free[1:][cut][:, core]
+        rest = stars.rest[cut][:, core] - expected
+        _, _, chi2 = host_op("linear_fits", linear_fits)(psf + expected, others, rest, weight)
         return chi2 / np.maximum((weight > 0).sum(axis=1) - 4, 1)  # type: ignore[no-any-return]
 
 
 def templates_of(psf: np.ndarray, fwhm: float) -> Templates:
-    """Return the templates of a PSF of odd side, from its spectrum."""
+    """Return the templates of a PSF of odd side, its slopes by its spectrum."""
     pad = 8
     frame = np.pad(psf, pad)
     spectrum = np.fft.rfft2(frame)
@@ -83,12 +90,9 @@ def templates_of(psf: np.ndarray, fwhm: float) -> Templates:
     half = psf.shape[0] // 2
     y, x = np.meshgrid(*(np.arange(-half, half + 1.0),) * 2, indexing="ij")
     shapes = np.stack([-(2 * psf + y * py + x * px), -(x * px - y * py), -(x * py + y * px)])
-    cut = max(half - int(np.ceil(_REACH * fwhm)) - 1, 0)
-    inner = (slice(cut, psf.shape[0] - cut),) * 2
-    small, core = np.stack([psf, py, px, *shapes])[:, *inner], np.hypot(y, x)[inner] < _CORE * fwhm
-    rim = max(small.shape[1] // 2 - int(_CORE * fwhm) - 1, 0)
-    tight = (slice(rim, small.shape[1] - rim),) * 2
-    return Templates(small[0], small[1:3], small[3:], core, tight, inner, shapes)
+    rims = (max(half - reach - 1, 0) for reach in (int(_CORE * fwhm), int(np.ceil(_REACH * fwhm))))
+    tight, inner = ((slice(rim, psf.shape[0] - rim),) * 2 for rim in rims)
+    return Templates(psf, np.stack([py, px]), shapes, np.hypot(y, x) < _CORE * fwhm, tight, inner)
 
 
 def fit_shapes(basis: np.ndarray, stars: Shaped) -> np.ndarray:

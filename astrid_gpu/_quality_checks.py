@@ -44,6 +44,7 @@ def judge(values: Mapping[str, Any], chance: Mapping[str, float], megapixels: fl
         *_noise(values),
         *_stars(values),
         *_psfs(values),
+        *_inputs(values),
         *_frame(values, megapixels),
     ):
         if not math.isfinite(value):
@@ -112,6 +113,20 @@ def _psfs(v: Mapping[str, Any]) -> Iterator[_Row]:
     bias = v["psf_flux_bias"]
     text = f"fluxes by the PSF given for the {v['psf_role']} are {100 * bias:+.1f} % off those of its stars: PSF"
     yield "psf_flux_bias", abs(bias), (0.0, 0.10), text
+
+
+def _inputs(v: Mapping[str, Any]) -> Iterator[_Row]:
+    """Yield the checks of what the images claim: their world coordinates and gains."""
+    n = v["n_unmatched"]
+    yield (
+        "n_unmatched",
+        n,
+        (7, 40),
+        f"none of {n:.0f} or more sources in common sky match: a WCS is wrong, or the field",
+    )
+    ratio = v["gain_noise_ratio"]
+    text = f"the sky of the {v['gain_role']} varies {ratio:.3g} times as much as its gain says: gain"
+    yield "gain_noise", abs(math.log10(ratio)), (0.3, math.inf), text
 
 
 def _frame(v: Mapping[str, Any], megapixels: float) -> Iterator[_Row]:

@@ -15,7 +15,7 @@ from astrid_gpu.ops.mask import dilate
 from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.results import Candidates, Difference
 
-__all__ = ["Tail", "of_candidates", "of_pixels", "of_psfs", "of_sky", "of_stars"]
+__all__ = ["Tail", "of_candidates", "of_inputs", "of_pixels", "of_psfs", "of_sky", "of_stars"]
 
 _SAMPLE = 300_000  # pixels that are looked at; of larger images a regular grid, of hardly fewer independent ones
 _LEAST = 500  # with fewer pixels of blank sky than this, flagged ones and those near candidates are taken too
@@ -142,6 +142,18 @@ def of_psfs(diff: Difference) -> tuple[dict[str, Any], dict[str, float]]:
         return {"psf_flux_bias": _NAN, "psf_role": ""}, {}
     _, role, bias, error = max(found)
     return {"psf_flux_bias": bias, "psf_role": role}, {"psf_flux_bias": _SURE_OF_PSF * error}
+
+
+def of_inputs(diff: Difference) -> dict[str, Any]:
+    """Return what `subtract` found of the images' own claims: sources that do not match, and the gain that is worse."""
+    ratios = {
+        role: float(ratio)
+        for role in ("science", "reference")
+        if (ratio := diff.metrics.get(f"gain_noise_ratio_{role}")) is not None
+    }
+    role = max(ratios, key=lambda name: abs(math.log(ratios[name])), default="")
+    unmatched = float(diff.metrics.get("n_unmatched", _NAN))
+    return {"n_unmatched": unmatched, "gain_noise_ratio": ratios.get(role, _NAN), "gain_role": role}
 
 
 def of_candidates(diff: Difference, found: Candidates) -> dict[str, Any]:

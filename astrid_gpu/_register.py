@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._host_ops import both
-from astrid_gpu._pixel_map import PixelMap
+from astrid_gpu._pixel_map import Coordinates, PixelMap
 from astrid_gpu._sky_map import SkyMap
 from astrid_gpu._star_find import Stars, find_stars
-from astrid_gpu._star_match import Fit, fit_map, match_blind, match_near
+from astrid_gpu._star_match import Fit, Match, fit_map, match_blind, match_near
+from astrid_gpu._wrong_wcs import match_elsewhere, tell_moved, tell_unmatched, within
 from astrid_gpu.errors import AlignmentError, WcsError
 from astrid_gpu.image import Image
 from astrid_gpu.results import Step
@@ -20,7 +21,8 @@ from astrid_gpu.results import Step
 __all__ = ["Options", "Registration", "Target", "by_sky", "by_stars", "stars_of"]
 
 _SAME = 1e-3  # px; without stars, maps that agree to this are the same
-_SEARCH = 10.0  # px; how far off a WCS may be and still be corrected by stars
+_SEARCH = 10.0  # px; how far off a WCS may be and still be corrected by stars next to where it puts them
+_WEAK = 0.25  # of the stars in common sky; if fewer match there, they are tried elsewhere too
 
 
 @dataclass(frozen=True)
@@ -86,19 +88,41 @@ def by_sky(
     wanted, found = both(lambda: look(there), lambda: look(image))
     y, x = sky(wanted.y, wanted.x)
     ny, nx = image.shape
-    inside = (y > -0.5) & (y < ny - 0.5) & (x > -0.5) & (x < nx - 0.5)
-    match = match_near(y[inside], x[inside], found, _SEARCH, float(ny * nx))
-    if match is None:
-        counts = (found.y.size, int(inside.sum()))
-        text = f"the WCS is not corrected: {counts[0]} and {counts[1]} stars in common sky are too few or do not match"
-        return replace(plain, steps=(Step("alignment", text, {"n_stars": counts[0], "n_stars_target": counts[1]}),))
-    index = np.flatnonzero(inside)[match.target]
-    middle = (float(np.median(wanted.y[index])), float(np.median(wanted.x[index])))
-    scale = float(np.sqrt(abs(np.linalg.det(sky.jacobian(*middle)))))
-    error = np.hypot(wanted.error[index] * scale, found.error[match.source])
-    goal = (found.y[match.source], found.x[match.source])
+    inside = within(y, x, (ny, nx))
+    near = match_near(y[inside], x[inside], found, _SEARCH, float(ny * nx))
+    n_near, n_there, n_here = 0 if near is None else near.target.size, int(inside.sum()), _seen_by(target, image, found)
+    far = None
+    if n_near < _WEAK * min(n_there, n_here) or (near is None and n_there):
+        far = match_elsewhere((wanted, found), (y, x), (target.shape, image.shape))
+    names = image.name, target.name
+    if far is not None and far.target.size > 2 * n_near:
+        off = found.y[far.source] - y[far.target], found.x[far.source] - x[far.target]
+        moved = _corrected(sky, (y, x), (wanted, found), far, options, caution=1)
+        return replace(moved, steps=(tell_moved(names, far.target.size, off),))
+    if near is None:
+        return replace(plain, steps=(tell_unmatched(names, n_here, n_there),))
+    near = near._replace(target=np.flatnonzero(inside)[near.target])
     # A WCS knows scale and rotation better than a handful of stars does, so it takes more of them to overrule it.
-    fit = fit_map((y[index], x[index]), goal, error, models=options.models, caution=3)
+    return _corrected(sky, (y, x), (wanted, found), near, options, caution=3)
+
+
+def _seen_by(target: Target, image: Image, found: Stars) -> int:
+    """Return how many of an image's stars its WCS puts on the target."""
+    y, x = SkyMap(image.wcs, target.wcs)(found.y, found.x)
+    return int(np.count_nonzero(within(y, x, target.shape)))
+
+
+def _corrected(
+    sky: PixelMap, places: Coordinates, stars: tuple[Stars, Stars], match: Match, options: Options, *, caution: int
+) -> Registration:
+    """Return the map by world coordinates, which put the target's stars at `places`, corrected by those matched."""
+    (wanted, found), i, j = stars, match.target, match.source
+    middle = (float(np.median(wanted.y[i])), float(np.median(wanted.x[i])))
+    scale = float(np.sqrt(abs(np.linalg.det(sky.jacobian(*middle)))))
+    error = np.hypot(wanted.error[i] * scale, found.error[j])
+    base, goal = (places[0][i], places[1][i]), (found.y[j], found.x[j])
+    models = tuple(name for name in options.models if match.parity > 0 or name not in {"none", "shift"})
+    fit = fit_map(base, goal, error, models=models or ("similarity",), parity=match.parity, caution=caution)
     return Registration(PixelMap(sky.base, fit.polynomial), "wcs+stars", options.tolerance, fit, scale=scale)
 
 

@@ -159,11 +159,12 @@ def move_by_field(
         mask = None if image.mask is None else image.mask[window]
         moved = _shifted(Image(image.data[window], mask=mask, name=image.name), float(dy), float(dx), psf, noise)
         rows, columns = (np.arange(part.start, part.stop) + first for part, first in zip(interior, origin, strict=True))
-        y, x = np.meshgrid(rows, columns, indexing="ij")
-        rest = (field.at(y, x) - (dy, dx)).astype(moved.dtype).reshape(*y.shape, 2)
+        rest_y, rest_x = (
+            (d - middle).astype(moved.dtype) for d, middle in zip(field.on_grid(rows, columns), (dy, dx), strict=True)
+        )
         whole = np.nan_to_num(moved)
         slope_y, slope_x = (_slope(whole, axis)[inner] for axis in (0, 1))
-        out[interior] = moved[inner] - rest[..., 0] * slope_y - rest[..., 1] * slope_x
+        out[interior] = moved[inner] - rest_y * slope_y - rest_x * slope_x
     return out
 
 

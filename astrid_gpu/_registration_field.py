@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from astrid_gpu.ops.field import frame_scale, n_terms, terms_at
+from astrid_gpu.ops.field import frame_scale, n_terms, on_grid, terms_at
 from astrid_gpu.ops.flux import extra_variance, tukey
 
 __all__ = ["Places", "RegistrationField", "fit_registration"]
@@ -64,6 +64,10 @@ class RegistrationField:
         """Return the offsets (dy, dx) at places, shape (n, 2)."""
         basis = terms_at(np.ravel(y), np.ravel(x), self.order, *frame_scale(self.shape))
         return basis @ self.terms.T
+
+    def on_grid(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Return the offsets where rows y cross columns x, shape (2, len(y), len(x)): dy and dx."""
+        return np.stack([on_grid(terms, y, x, *frame_scale(self.shape)) for terms in self.terms])
 
     def error(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Return what remains uncertain at places, 1 sigma in y and x: of the field, and from star to star; (n, 2)."""

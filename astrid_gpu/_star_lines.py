@@ -33,7 +33,7 @@ class _Core(NamedTuple):
     right: int
 
 
-def star_lines(score: np.ndarray, mask: np.ndarray, fwhm: float, correlated: float) -> np.ndarray:
+def star_lines(score: np.ndarray, mask: np.ndarray, fwhm: float, correlated: float, unit: float = 1.0) -> np.ndarray:
     """Find rows and columns through saturated cores whose S_corr is off on one side of the star, or on both.
 
     A converter or an amplifier that recovers slowly from a saturated star leaves its row dark, or bright, for some
@@ -51,6 +51,8 @@ def star_lines(score: np.ndarray, mask: np.ndarray, fwhm: float, correlated: flo
         Of P_D, pixels.
     correlated : float
         Pixels along a line that vary as one.
+    unit : float
+        Width of S_corr, where it is not 1.
 
     Returns
     -------
@@ -64,9 +66,9 @@ def star_lines(score: np.ndarray, mask: np.ndarray, fwhm: float, correlated: flo
         return out
     margin = max(2, round(_BESIDE * fwhm))
     for core in _cores(saturated):
-        _look(score, mask, out, core, margin, correlated)
+        _look(score, mask, out, core, margin, correlated, unit)
         turned = _Core(core.left, core.right, core.top, core.bottom)
-        _look(score.T, mask.T, out.T, turned, margin, correlated)
+        _look(score.T, mask.T, out.T, turned, margin, correlated, unit)
     return out
 
 
@@ -83,7 +85,9 @@ def _cores(saturated: np.ndarray) -> list[_Core]:
     return [_Core(int(y[0]), int(y[-1]), int(x[0]), int(x[-1])) for y, x in ends]
 
 
-def _look(score: np.ndarray, mask: np.ndarray, out: np.ndarray, core: _Core, margin: int, correlated: float) -> None:
+def _look(
+    score: np.ndarray, mask: np.ndarray, out: np.ndarray, core: _Core, margin: int, correlated: float, unit: float
+) -> None:
     """Mark the rows of one core that are off, right of it and left of it."""
     height = core.bottom - core.top + 1 + 2 * margin
     first, last = max(0, core.top - margin - height), min(score.shape[0], core.bottom + 1 + margin + height)
@@ -95,11 +99,11 @@ def _look(score: np.ndarray, mask: np.ndarray, out: np.ndarray, core: _Core, mar
     for part, marked in ((np.s_[first:last, begin:], 1), (np.s_[first:last, : max(end, 0)], -1)):
         good = (mask[part] & mask.dtype.type(INVALID | PixelFlag.NEAR_BAD)) == 0
         values = np.where(good, score[part], np.nan)[:, ::marked]
-        odd = _odd(values, own, correlated)
+        odd = _odd(values, own, correlated, unit)
         out[part] |= odd[:, ::marked]
 
 
-def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
+def _odd(values: np.ndarray, own: np.ndarray, correlated: float, unit: float) -> np.ndarray:
     """Return the pixels of the lines in `own` that are off, counted from the star outwards."""
     odd = np.zeros(values.shape, bool)
     for wanted in _LENGTHS:
@@ -115,9 +119,9 @@ def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
         beside = middle[~own & usable]
         level = float(np.median(beside))
         scatter = 1.4826 * float(np.median(np.abs(beside - level)))
-        error = 1.2533 * np.sqrt(correlated / np.maximum(n, 1))
+        error = 1.2533 * unit * np.sqrt(correlated / np.maximum(n, 1))
         off = np.abs(np.nan_to_num(middle - level))
-        odd[:, :length] |= (own & usable & (off > _SHIFT) & (off > _SURE * error) & (off > _CONTRAST * scatter))[
+        odd[:, :length] |= (own & usable & (off > _SHIFT * unit) & (off > _SURE * error) & (off > _CONTRAST * scatter))[
             :, None
         ]
         if wanted >= values.shape[1]:
@@ -125,7 +129,7 @@ def _odd(values: np.ndarray, own: np.ndarray, correlated: float) -> np.ndarray:
     return odd
 
 
-def flag_star_lines(maps: dict[str, Any], psf: Any, metrics: dict[str, Any]) -> list[Step]:
+def flag_star_lines(maps: dict[str, Any], psf: Any, metrics: dict[str, Any], *, unit: float = 1.0) -> list[Step]:
     """Set SATURATED_LINE on the pixels of such lines and say how many there are.
 
     Parameters
@@ -136,6 +140,8 @@ def flag_star_lines(maps: dict[str, Any], psf: Any, metrics: dict[str, Any]) -> 
         P_D.
     metrics : dict
         Gets n_line_pixels.
+    unit : float
+        Width of S_corr, where it is not 1 yet.
     """
     score, mask = maps.get("score_corr"), maps["mask"]
     if score is None:
@@ -143,7 +149,7 @@ def flag_star_lines(maps: dict[str, Any], psf: Any, metrics: dict[str, Any]) -> 
     fwhm = 2.5 if psf is None else max(1.0, fwhm_of(np.asarray(psf)))
     # Noise of S_corr is that of P_D correlated with itself: along a line a Gaussian of sqrt(2) times its width.
     correlated = 1.0 if psf is None else max(1.0, 2 * math.sqrt(math.pi) * fwhm / 2.3548)
-    on = star_lines(score, mask, fwhm, correlated)
+    on = star_lines(score, mask, fwhm, correlated, unit)
     n = int(np.count_nonzero(on))
     metrics["n_line_pixels"] = n
     if n == 0:

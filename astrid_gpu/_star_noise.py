@@ -21,7 +21,7 @@ _GRID, _HALF = 6, 22  # windows along each side of the frame, and their half sid
 _CLIP = 5.0  # standard deviations
 _LEAST = 0.7  # of a window's pixels that must be good
 _ENOUGH = 4000  # pixels
-_SURE = 1.1  # what is less than this is not told from white noise
+_SURE = 1.2  # less is not told from white noise with some light of stars in it, and makes few peaks
 _LAGS = [(v, u) for v in range(_REACH + 1) for u in range(-_REACH, _REACH + 1) if (v, u) > (0, 0)]
 
 

@@ -12,11 +12,13 @@ from astrid_gpu._mosaic import BLOCK
 from astrid_gpu._noise_tiles import TileNoise, tile_noise
 from astrid_gpu._prepare import Pair
 from astrid_gpu.backends import Backend, get_backend
+from astrid_gpu.backends.threads import cpu_threads
 from astrid_gpu.config import SubtractConfig
 from astrid_gpu.engine.zogy import zogy
 from astrid_gpu.flags import INVALID
 from astrid_gpu.image import Image
 from astrid_gpu.kernels._memory import forget
+from astrid_gpu.kernels._pool import share
 from astrid_gpu.ops.zogy import make_params
 from astrid_gpu.ops.zogy_kernels import zogy_kernels
 from astrid_gpu.results import Difference, Step
@@ -296,24 +298,25 @@ def subtract_tiles(
     while waiting:
         numbers = waiting.pop()
         try:
-            result = _run(pair, values, numbers, settings, backend, outputs)
+            results = _run_parts(pair, values, numbers, settings, backend, outputs)
         except MemoryError:
             if len(numbers) == 1:
                 raise
             half = len(numbers) // 2
             waiting += [numbers[half:], numbers[:half]]
             continue
-        for name in (*_MAPS, "mask"):
-            stack = getattr(result, name)
-            if stack is None:
-                continue
-            if name not in maps:
-                maps[name] = np.empty(tiles.shape, stack.dtype)
-            tiles.paste(stack, maps[name], numbers)
+        for part, result in results:
+            for name in (*_MAPS, "mask"):
+                stack = getattr(result, name)
+                if stack is None:
+                    continue
+                if name not in maps:
+                    maps[name] = np.empty(tiles.shape, stack.dtype)
+                tiles.paste(stack, maps[name], part)
+            scales[part] = np.ravel(result.flux_scale)
+            notes |= {step.text: step for step in result.steps}
         if pair.short_of_memory:
             forget()
-        scales[numbers] = np.ravel(result.flux_scale)
-        notes |= {step.text: step for step in result.steps}
     planes: dict[str, Any] = {name: plane[None] for name, plane in maps.items()}
     return Difference(
         **{"difference": None} | planes,
@@ -331,6 +334,25 @@ def _batches(tiles: Tiles, allowed: int) -> Iterator[list[int]]:
     size = int(np.clip(allowed // need, 1, _LARGEST_BATCH))
     for start in range(0, len(tiles), size):
         yield list(range(start, min(start + size, len(tiles))))
+
+
+def _run_parts(
+    pair: Pair, values: TileValues, numbers: list[int], settings: SubtractConfig, backend: Backend, outputs: Any
+) -> list[tuple[list[int], Difference]]:
+    """Run the engine on some tiles, on the CPU on as many parts of them as there are threads.
+
+    Of a tile with a PSF of its own a good part of the work is its kernels, which one thread makes.
+    """
+    one = backend.is_gpu or pair.short_of_memory
+    count = 1 if one else min(cpu_threads(), len(numbers))
+    parts = [part.tolist() for part in np.array_split(numbers, count)]
+    results: list[Any] = [None] * count
+
+    def run(k: int) -> None:
+        results[k] = parts[k], _run(pair, values, parts[k], settings, backend, outputs)
+
+    share(run, count)
+    return results
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,18 @@ def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:
     if value not in allowed:
         msg = f"{name} must be one of {', '.join(repr(a) for a in allowed)}; got {value!r}"
         raise ConfigError(msg)
+
+
+def _plain_numbers(config: Any, *names: str) -> None:
+    """Turn the numbers of other libraries, such as NumPy's integers, into Python's, which TOML and JSON can hold."""
+    for name in names:
+        value = getattr(config, name)
+        if type(value) in (bool, int, float):
+            continue
+        if isinstance(value, numbers.Integral):
+            object.__setattr__(config, name, int(value))
+        elif isinstance(value, numbers.Real):
+            object.__setattr__(config, name, float(value))
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class SubtractConfig:
         tiles differ by more than chance, and used where the correlation of neighbouring pixels matters ("auto"),
         always, or never.
     renormalise : {"global", "local", "none"}
-        Divide S_corr by its robust width on good pixels (and multiply flux errors), so that it has unit noise
+        Divide S_corr by its robust width on quiet sky (and multiply flux errors), so that it has unit noise
         where the noise model does not hold: by one number, or by a smooth map where the width varies over the frame
         beyond chance. Raw median and width are reported either way.
     tiles : {"auto", "never"} or int
@@ -102,6 +115,7 @@ class SubtractConfig:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
+        _plain_numbers(self, "box", "psf_size", "psf_order", "flux_order", "tiles", "memory", "min_overlap")
         _choice("method", self.method, ("zogy", "classic", "classic-fit"))
         _choice("align", self.align, ("auto", "wcs", "stars", "none"))
         _choice("grid", self.grid, ("science", "reference"))
@@ -126,7 +140,7 @@ class SubtractConfig:
             raise ConfigError(msg)
         for name, least in (("box", 8), ("psf_size", 5)):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < least):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 msg = f"{name} must be None or a whole number of pixels, at least {least}; got {value!r}"
                 raise ConfigError(msg)
 
@@ -141,6 +155,7 @@ class DetectConfig:
     size: int = 63
 
     def __post_init__(self) -> None:
+        _plain_numbers(self, "threshold", "size")
         _choice("polarity", self.polarity, ("positive", "negative", "both"))
         _choice("extractor", self.extractor, ("peaks", "sep", "photutils"))
         if not self.threshold > 0:

@@ -77,11 +77,12 @@ def detect(
         Rows sorted by (image, y, x) of their peak pixel, `id` counting from 1. Columns: `x`, `y` (pixels, 0-based,
         maximum-likelihood position), `ra`, `dec` (degrees ICRS, NaN without a WCS), `polarity` (+1 or -1), `score`
         (S_corr of the peak pixel, signed), `flux` and `flux_error` (PSF flux at (x, y), in the unit of the
-        difference, signed), `snr` = |flux| / flux_error, `mag` and `mag_error` (of |flux|; NaN without a zero
-        point), `fwhm` (pixels; that of `diff.psf` for a point source), `elongation` (a/b), `sharpness` (0 for a point
-        source with a standard deviation of about 1 / snr, 1 for a single pixel, negative for what is wide), `chi2`
-        (reduced chi² of the fit of `diff.psf` to the pixels within 1.5 FWHM; 1 for a point source), `flags`, `n_bad`
-        (invalid pixels within one FWHM), `edge_distance` (pixels to the nearest outermost pixel centre); for a stack
+        difference, signed; for the PSF of that place, the reference's where it is negative), `snr` = |flux| /
+        flux_error, `mag` and `mag_error` (of |flux|; NaN without a zero point), `fwhm` (pixels; that of `diff.psf`
+        for a point source), `elongation` (a/b), `sharpness` (0 for a point source with a standard deviation of about
+        1 / snr, 1 for a single pixel, negative for what is wide), `chi2` (reduced chi² of the fit of `diff.psf` to the
+        pixels within 1.5 FWHM; 1 for a point source), `flags`, `n_bad` (invalid pixels within one FWHM),
+        `edge_distance` (pixels to the nearest outermost pixel centre); for a stack
         `image`.
 
     Raises
@@ -187,7 +188,7 @@ def _maps(diff: Difference, backend: str | Backend | None) -> tuple[Maps, Any]:
     windows = [psfs.middle(i) for i in range(shape[0])]
     reach = np.array([_NO_PSF_SEPARATION if w is None else max(w.fwhm, 1.0) for w in windows])
     difference, score, flux, error = stacks.values()
-    maps = Maps(b, difference, score, flux, error, mask, details, science, psfs, reach)
+    maps = Maps(b, difference, score, flux, error, mask, details, science, psfs, reach, diff.flux_response)
     return maps, (mask & np.uint8(INVALID)) != 0
 
 

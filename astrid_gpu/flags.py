@@ -76,7 +76,7 @@ _MEANINGS = {
     "SATURATED_SCIENCE": "saturated, or bled into from a saturated core, in the science image",
     "SATURATED_REFERENCE": "saturated, or bled into from a saturated core, in the reference image",
     "COSMIC_RAY_SCIENCE": "hit by a cosmic ray in the science image",
-    "NO_DATA": "outside the common footprint of the two images",
+    "NO_DATA": "outside the common footprint of the two images, or a fill value in one of them, which is bad too",
     "NEAR_BAD": "within the reach of the PSFs from an invalid pixel; its variance is raised",
     "EDGE": "within the reach of the PSFs from the edge of the frame; its variance is raised",
     "DIPOLE": "a peak of the other sign and similar strength lies within two FWHM",

@@ -220,6 +220,13 @@ class PSFModel:
         )
 
 
+def _is_number(value: Any, *, zero: bool) -> bool:
+    """Whether a value is one finite positive number, or 0 where that is allowed."""
+    number = np.asarray(value)
+    usable = number.ndim == 0 and number.dtype.kind in "iuf" and bool(np.isfinite(number))
+    return usable and bool(number >= 0 if zero else number > 0)
+
+
 @dataclass(frozen=True)
 class Image:
     """One exposure: pixels and all that is known about them.
@@ -267,6 +274,11 @@ class Image:
         if self.data.ndim != 2:
             msg = f"{self.name}: an Image holds one two-dimensional array, got shape {self.data.shape}"
             raise InputError(msg)
+        for label, least in (("gain", "positive"), ("read_noise", "not negative")):
+            value = getattr(self, label)
+            if value is not None and not _is_number(value, zero=label == "read_noise"):
+                msg = f"{self.name}: {label} must be one finite number, {least}, or None if unknown; got {value!r}"
+                raise InputError(msg)
         for label in ("variance", "mask"):
             plane = getattr(self, label)
             if plane is not None and plane.shape != self.data.shape:

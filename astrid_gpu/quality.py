@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from astrid_gpu._quality_checks import Check, judge
-from astrid_gpu._quality_measures import Tail, of_candidates, of_pixels, of_psfs, of_sky, of_stars
+from astrid_gpu._quality_measures import Tail, of_candidates, of_inputs, of_pixels, of_psfs, of_sky, of_stars
 from astrid_gpu.detect import detect
 from astrid_gpu.errors import InputError
 from astrid_gpu.flags import PixelFlag
@@ -25,6 +25,9 @@ _INNER = (
     "psf_flux_bias",
     "psf_role",
     "noise_steps",
+    "n_unmatched",
+    "gain_noise_ratio",
+    "gain_role",
 )  # judged, and told in words and in `checks`
 
 
@@ -202,7 +205,7 @@ def quality(diff: Difference, candidates: Candidates | None = None, *, threshold
     sky, chance = of_sky(one, found)
     stars, of_chance = of_stars(one)
     psfs, of_psf = of_psfs(one)
-    values |= sky | stars | psfs
+    values |= sky | stars | psfs | of_inputs(one)
     limit = values["threshold"] * values.pop("flux_error")
     deep = one.zero_point is not None and limit > 0
     values["detection_threshold"] = limit

@@ -72,6 +72,10 @@ class Difference:
     tiles : astrid_gpu.tiles.TileValues or None
         PSFs, noise, flux ratios and flux scales of the tiles, where the frame was differenced by tiles; `psf` and
         `flux_scale` are then those of the middle one.
+    flux_response : object or None
+        Where the PSFs vary: what `flux` and `flux_error` were divided by, so that they are those of a source of the
+        science image with the PSF of its own place. `flux_response.vanished(y, x)` are the factors from there to a
+        source that only the reference has; `detect` applies them to negative candidates.
     """
 
     difference: Any
@@ -92,6 +96,7 @@ class Difference:
     reference: Any = None
     meta: dict[str, Any] = field(default_factory=dict)
     tiles: Any = None
+    flux_response: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._calibration import part_of
+from astrid_gpu._calibration import rough_width
+from astrid_gpu._flux_response import FluxResponse, flux_response
 from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
 from astrid_gpu._noise_steps import calibrate
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
+from astrid_gpu._quiet_sky import part_of
 from astrid_gpu._star_lines import flag_star_lines
-from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles
+from astrid_gpu._tiled import by_blocks, plan_tiles, subtract_tiles, tile_values
 from astrid_gpu._trails import flag_trails
 from astrid_gpu.backends import Backend, get_backend, library_of
 from astrid_gpu.config import SubtractConfig, from_mapping
@@ -23,6 +25,7 @@ from astrid_gpu.errors import DeviceMemoryError
 from astrid_gpu.image import Image
 from astrid_gpu.io import as_image, whole_image
 from astrid_gpu.results import Difference, Step
+from astrid_gpu.tiles import Tiles
 
 __all__ = ["subtract"]
 
@@ -70,8 +73,8 @@ def subtract(
         1-sigma registration noise in y and x, pixels.
     config : SubtractConfig, optional
     **options
-        Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, psf_size, psf_order,
-        flux_order, registration, renormalise, tiles, backend, dtype.
+        Fields of `SubtractConfig`: method, align, grid, kernel, min_overlap, background, box, cosmic_rays, bad_lines,
+        trails, psf_size, psf_order, flux_order, registration, noise, renormalise, tiles, memory, backend, dtype.
 
     Returns
     -------
@@ -233,13 +236,15 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         psf = psf[i if len(psf) > 1 else 0]
     scales = np.ravel(result.flux_scale)
     scale = float(scales[i if len(scales) > 1 else 0])
-    with timed(pair.metrics["profile"], "calibration"):
-        tiles = None if result.tiles is None else result.tiles.tiles
-        steps = [*pair.steps, *calibrate(maps, settings.renormalise, pair, tiles, psf)]
     with timed(pair.metrics["profile"], "trails"):
-        steps += flag_trails(maps, psf, pair.metrics, look=settings.trails)
+        trails = flag_trails(maps, psf, pair.metrics, look=settings.trails)
     with timed(pair.metrics["profile"], "star lines"):
-        steps += flag_star_lines(maps, psf, pair.metrics)
+        lines = flag_star_lines(maps, psf, pair.metrics, unit=rough_width(maps))
+    with timed(pair.metrics["profile"], "calibration"):  # last: what is flagged is no noise
+        response = _to_own_psfs(pair, maps)
+        tiles = None if result.tiles is None else result.tiles.tiles
+        calibrated = calibrate(maps, settings.renormalise, pair, tiles, psf)
+    steps = [*pair.steps, *calibrated, *trails, *lines]
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     profile = pair.metrics["profile"]
     profile |= {
@@ -260,6 +265,7 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         reference=pair.reference,
         meta=pair.meta,
         tiles=result.tiles,
+        flux_response=response,
     )
     diff.metrics["masked"] = np.count_nonzero(np.isnan(diff.difference)) / diff.difference.size
     if diff.flux_error is not None:
@@ -269,3 +275,18 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         diff.metrics["limiting_flux"] = limit
         diff.metrics["limiting_magnitude"] = zero_point - 2.5 * float(np.log10(limit)) if limit > 0 else float("nan")
     return diff
+
+
+def _to_own_psfs(pair: Pair, maps: dict[str, Any]) -> FluxResponse | None:
+    """Correct the flux and its error for the PSF that each place has, and return by what; None if it is constant."""
+    if maps["flux"] is None or pair.psf_models == (None, None):
+        return None
+    values = pair.plan.values
+    if values is None:
+        values = tile_values(pair, Tiles(pair.science.shape, max(16, *pair.science.shape), 0))
+    response = flux_response(values, pair.psf_models)
+    if response is not None:
+        for name in ("flux", "flux_error"):
+            maps[name] = np.require(maps[name], requirements="W")  # not a view of one number for many pixels
+        response.divide(maps["flux"], maps["flux_error"])
+    return response

@@ -1,8 +1,8 @@
 """Point sources injected into real frames: what the whole pipeline finds of them, how pure, with which fluxes.
 
 ``python -m benchmarks.real_inject PAIR METHOD ...`` is a process of its own and prints one line of JSON a method. The
-sources have the frame's own PSF, measured in the quarter of the frame they fall on, and Poisson noise; `subtract` and
-`detect` then run on the frame as on any other, PSF measurement, registration and flux ratio included.
+sources have the frame's own PSF at their place (`real_places.LocalPsf`) and Poisson noise; `subtract` and `detect` then
+run on the frame as on any other, PSF measurement, registration and flux ratio included.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ import numpy as np
 
 import astrid_gpu as ag
 from astrid_gpu.calibrate import noise_variance, saturation_mask, subtract_background
-from astrid_gpu.errors import PsfError
 from astrid_gpu.flags import INVALID, PixelFlag
-from astrid_gpu.image import PSF, Image
+from astrid_gpu.image import PSF, Image, PSFModel
+from astrid_gpu.io import read_psf_model
+from astrid_gpu.ops.psf_stamps import fwhm_of
 from astrid_gpu.psf import measure_psf
 from astrid_gpu.stars import StarFlag, find_stars
 
@@ -22,7 +23,8 @@ PLACEMENTS = ("uniform", "galaxy", "bright star")
 
 SOURCE = np.dtype([("x", "f8"), ("y", "f8"), ("flux", "f8"), ("snr", "f8"), ("place", "U12")])
 _BORDER, _APART, _BRIGHT = 3.0, 5.0, 200.0  # FWHM from the edge, FWHM from each other, S/N of a bright star
-_STARS_A_CELL = 12
+_GOOD, _STARS_A_HALF, _SEED = 20.0, 12, 2026  # S/N of stars that make a PSF, the least of half of them, and which
+_JOIN = 2.0, 3.0  # FWHM: where the core of the frame's own PSF goes over into the wings of a given one
 
 
 @dataclass(frozen=True)
@@ -58,36 +60,67 @@ def _gain_of_plane(image: Image, variance: np.ndarray, sigma: float) -> float | 
 
 
 class LocalPsf:
-    """The PSF measured in each quarter of a frame, or in the whole where a quarter has too few stars."""
+    """The PSF that injected sources get: the frame's own over the field, which is not the one it is subtracted with.
+
+    A frame that brings no PSF is subtracted with one of all its stars; this one is of half of them, as bright as the
+    other half, chosen at random: the two PSFs differ by as much as chance makes that of all stars wrong. With fewer
+    than 24 stars it is of all. A frame that brings a PSF is subtracted with that; here it lends its wings, beyond what
+    a few stars show, to the core that the frame's stars have.
+    """
 
     def __init__(self, frame: FrameFacts) -> None:
-        self._shape = frame.image.shape
-        narrow = measure_psf(frame.image, stars=frame.stars)
+        image, stars = frame.image, frame.stars
+        self._shape = image.shape
+        self._given = None if image.psf is None else read_psf_model(image.psf, shape=image.shape)
         # As wide as `subtract` measures its own: light that a stamp cuts off would be in no flux.
-        self._size = 2 * int(np.ceil(6 * narrow.fwhm)) + 1
-        whole = measure_psf(frame.image, stars=frame.stars, size=self._size)
-        self._cells = [[self._cell(frame, j, i) or whole for i in (0, 1)] for j in (0, 1)]
-
-    def _cell(self, frame: FrameFacts, j: int, i: int) -> PSF | None:
-        ny, nx = self._shape
-        x, y = frame.stars["x"], frame.stars["y"]
-        here = frame.stars[((y >= ny / 2) == bool(j)) & ((x >= nx / 2) == bool(i))]
-        clean = (here["flags"] == 0) & here["isolated"] & (here["snr"] >= 20)
-        if clean.sum() < _STARS_A_CELL:
-            return None
-        try:
-            return measure_psf(frame.image, stars=here, size=self._size)
-        except PsfError:
-            return None
+        size = 2 * int(np.ceil(6 * measure_psf(image, stars=stars).fwhm)) + 1
+        of = stars if self._given is not None else _half_of(stars)
+        self._own = measure_psf(image, stars=of, size=size, order="auto")
 
     def at(self, x: float, y: float) -> PSF:
         """Return the PSF at a place."""
-        ny, nx = self._shape
-        return self._cells[int(y >= ny / 2)][int(x >= nx / 2)]
+        own = _at(self._own, x, y)
+        return own if self._given is None else _joined(own, _at(self._given, x, y))
 
     def describe(self) -> list[dict[str, Any]]:
-        """Return FWHM and number of stars of each quarter."""
-        return [{"fwhm": p.fwhm, "n_stars": p.n_stars, "origin": p.origin} for row in self._cells for p in row]
+        """Return FWHM, number of stars and origin in the middle of each quarter."""
+        ny, nx = self._shape
+        middles = [self.at(i * nx / 4, j * ny / 4) for j in (1, 3) for i in (1, 3)]
+        return [{"fwhm": p.fwhm, "n_stars": p.n_stars, "origin": p.origin} for p in middles]
+
+
+def _half_of(stars: np.ndarray) -> np.ndarray:
+    """Return all stars, one of every two good ones that follow each other in brightness barred from a PSF."""
+    good = np.flatnonzero((stars["flags"] == 0) & stars["isolated"] & (stars["snr"] >= _GOOD))
+    if len(good) < 2 * _STARS_A_HALF:
+        return stars
+    pairs = good[np.argsort(-stars["snr"][good])][: len(good) // 2 * 2].reshape(-1, 2)
+    barred = pairs[np.arange(len(pairs)), np.random.default_rng(_SEED).integers(2, size=len(pairs))]
+    stars = stars.copy()
+    stars["isolated"][barred] = False  # their light is still taken off their neighbours
+    return stars
+
+
+def _at(psf: PSF | PSFModel, x: float, y: float) -> PSF:
+    return psf if isinstance(psf, PSF) else psf.at(y, x)
+
+
+def _joined(own: PSF, given: PSF) -> PSF:
+    """Return a core that goes over into the wings of a given PSF, on its stamp, as much light in the core as there."""
+    light = np.zeros(given.data.shape)
+    here, there = [], []
+    for n, m in zip(own.data.shape, given.data.shape, strict=True):
+        here.append(slice(max(n - m, 0) // 2, (n + min(n, m)) // 2))
+        there.append(slice(max(m - n, 0) // 2, (m + min(n, m)) // 2))
+    light[tuple(there)] = own.data[tuple(here)]
+    rows, columns = (np.arange(n) - n // 2 for n in light.shape)
+    radius = np.hypot(rows[:, None], columns) / own.fwhm
+    core = radius <= _JOIN[0]
+    light *= given.data[core].sum() / light[core].sum()
+    wings = np.clip((radius - _JOIN[0]) / (_JOIN[1] - _JOIN[0]), 0, 1)
+    light = (1 - wings) * light + wings * given.data
+    light /= light.sum()
+    return PSF(light, fwhm_of(light), own.ellipticity, own.n_stars, own.residual, f"{own.origin}, {given.origin} wings")
 
 
 def places(

@@ -17,6 +17,7 @@ _FAR = 5.0
 _HUBER = 2.5
 _RIDGE = 1e-9
 _LANES = 32  # pixels fitted at once
+_SUMS = 200_000  # products of linear fits that one thread adds up sooner than another wakes up
 _BLOCK = 30_000  # stars times products of terms: of so many blocks of pixels a thread is woken for
 
 
@@ -254,15 +255,14 @@ def _pixels(basis, squares, values, weight, solution, error, final):  # noqa: AN
 
 
 @nb.njit(cache=True, nogil=True, fastmath=_FAST, error_model="numpy")
-def _fit_columns(own, shared, values, weight, solution, error, chi2):  # noqa: ANN001, ANN202
+def _fit_columns(shared, own, values, weight, solution, error, chi2):  # noqa: ANN001, ANN202
     m, size = values.shape
-    c, extra = solution.shape[1], solution.shape[1] - shared.shape[0]
+    c = solution.shape[1]
     columns, normal, right, line = np.empty((c, size)), np.empty((c, c)), np.empty(c), np.empty(size)
-    columns[extra:] = shared
+    columns[1:] = shared
     for k in range(m):
         w, v = weight[k], values[k]
-        if extra:
-            columns[0] = own[k]
+        columns[0] = own[k]
         for a in range(c):
             p, total = columns[a], 0.0
             for i in range(size):
@@ -293,6 +293,26 @@ def _fit_columns(own, shared, values, weight, solution, error, chi2):  # noqa: A
         chi2[k] = total
 
 
+@nb.njit(cache=True, nogil=True, error_model="numpy")
+def _solve_all(half, right, solution, error):  # noqa: ANN001, ANN202
+    """Solve normal equations whose upper halves are in `half` (m, c (c + 1) / 2), right sides (m, c)."""
+    m, c = right.shape
+    normal = np.empty((c, c))
+    for k in range(m):
+        t = 0
+        for a in range(c):
+            for b in range(a, c):
+                normal[a, b] = normal[b, a] = half[k, t]
+                t += 1
+            normal[a, a] += _RIDGE * max(normal[a, a], 1e-300)
+        _invert(normal)
+        for a in range(c):
+            solution[k, a] = 0.0
+            for b in range(c):
+                solution[k, a] += normal[a, b] * right[k, b]
+            error[k, a] = np.sqrt(max(normal[a, a], 0.0))
+
+
 def fit_polynomial(
     basis: Any, values: Any, error: Any, *, spread2: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, float]:
@@ -320,8 +340,18 @@ def fit_pixels(basis: Any, values: Any, weight: Any) -> tuple[np.ndarray, np.nda
 def linear_fits(own: Any, shared: Any, values: Any, weight: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit columns; contract in `astrid_gpu.ops.field_fit.linear_fits`."""
     shared, values, weight = (np.require(a, float, "CW") for a in (shared, values, weight))
-    first = np.empty((0, shared.shape[1])) if own is None else np.require(own, float, "CW")
     m, c = len(values), len(shared) + (own is not None)
     solution, error, chi2 = np.empty((m, c)), np.empty((m, c)), np.empty(m)
-    _fit_columns(first, shared, values, weight, solution, error, chi2)
+    if own is None:  # sums of products with the weights, all at once
+        rows, columns = np.triu_indices(c)
+        weighted = weight * values
+        right = weighted @ shared.T
+        _solve_all(weight @ (shared[rows] * shared[columns]).T, right, solution, error)
+        return solution, error, (weighted * values).sum(axis=1) - (solution * right).sum(axis=1)
+    first = np.require(own, float, "CW")
+
+    def part(low: int, high: int) -> None:
+        _fit_columns(shared, *(a[low:high] for a in (first, values, weight, solution, error, chi2)))
+
+    shares(part, m, least=max(1, _SUMS // (c * c * values.shape[1])))
     return solution, error, chi2

@@ -26,18 +26,33 @@ FORWARD, INVERSE = np.float32(1), np.float32(-1)
 
 
 @nb.njit(**OPTIONS)
-def _margin(image, ends, sides, shape, y, x, py, px):
-    """Return one pixel of the padded frame."""
+def _gather_edge(source, shape, x0, width, py, px, out):
+    """Do as `_gather` where the columns reach beyond the image, holes apart."""
+    image, ends, sides, level, scale, _, _, _ = source
     ny, nx = shape
-    r = sides.shape[1] // 2
-    y, x = (y - py if y >= py - r else y), (x - px if x >= px - r else x)
-    if y >= ny + r or x >= nx + r:
-        return f4(0)
-    if y < 0 or y >= ny:
-        return ends[y + r if y < 0 else y - ny + r, x + r]
-    if x < 0 or x >= nx:
-        return sides[y, x + r if x < 0 else x - nx + r]
-    return image[y, x]
+    r, inner = sides.shape[1] // 2, max(0, min(nx - x0, width))
+    for y in range(py):
+        row = out[width * y : width * (y + 1)]
+        row[:] = f4(0)
+        if ny + r <= y < py - r:
+            continue
+        if y < ny:
+            for x in range(inner):
+                row[x] = scale * image[y, x0 + x] if image.size else level
+            if r == 0:
+                continue
+            before, after = sides[y, :r], sides[y, r:]
+        else:
+            whole = ends[y - ny + r if y < ny + r else y - py + r]
+            for x in range(inner):
+                row[x] = scale * whole[r + x0 + x]
+            before, after = whole[:r], whole[r + nx :]
+        for k in range(r):
+            left, right = px - r + k - x0, nx + k - x0
+            if 0 <= left < width:
+                row[left] = scale * before[k]
+            if 0 <= right < width:
+                row[right] = scale * after[k]
 
 
 @nb.njit(**OPTIONS)
@@ -48,10 +63,7 @@ def _gather(source, shape, x0, width, py, px, out):
     zero, factor, constant = splat(f4(0)), splat(scale), splat(level)
     r = sides.shape[1] // 2
     if x0 + width > nx:
-        for y in range(py):
-            for x in range(width):
-                inside = image.size == 0 and y < ny and x0 + x < nx
-                out[width * y + x] = level if inside else scale * _margin(image, ends, sides, shape, y, x0 + x, py, px)
+        _gather_edge(source, shape, x0, width, py, px, out)
     else:
         flat, edge, pitch = image.reshape(image.size), ends.reshape(ends.size), nx + 2 * r
         for x in range(0, width, LANES):

@@ -8,6 +8,7 @@ small grid of `ops.zogy_kernels`, beyond which tails squared are nothing. See `f
 from __future__ import annotations
 
 from functools import lru_cache
+from threading import Lock
 from typing import Any, ClassVar
 
 import numpy as np
@@ -128,10 +129,11 @@ def _score_kernels(
 
 
 class _Memory:
-    """Work space for the planes of one call at a time, and what the last call left."""
+    """Work space for the planes of calls, and what the last ones left."""
 
     _spare: ClassVar[list[np.ndarray]] = []
     idle: ClassVar[list[tuple[np.ndarray, np.ndarray]]] = []
+    _lock = Lock()
 
     @classmethod
     def work(cls, py: int, px: int) -> tuple[np.ndarray, np.ndarray]:
@@ -147,10 +149,8 @@ class _Memory:
     def take(cls, shape: tuple[int, ...]) -> np.ndarray:
         """Return float32 of a shape, not cleared."""
         size = int(np.prod(shape))
-        try:
-            flat = cls._spare.pop()
-        except IndexError:
-            flat = np.empty(0, f4)
+        with cls._lock:
+            flat = cls._spare.pop() if cls._spare else np.empty(0, f4)
         if not size <= flat.size <= 2 * size:
             del flat  # before the new one comes
             flat = np.empty(size, f4)
@@ -158,10 +158,12 @@ class _Memory:
 
     @classmethod
     def leave(cls, planes: np.ndarray) -> None:
-        """Keep what `take` gave unless it is large."""
+        """Keep what `take` gave, and of what was left before as much as is not too large with it."""
         flat = planes.base if planes.base is not None else planes
-        if flat.nbytes <= KEPT:
-            cls._spare[:] = [flat]
+        with cls._lock:  # or another thread might take meanwhile what is then put back
+            spare, room = [flat, *cls._spare[::-1]], KEPT
+            kept = [a for a in spare if (room := room - a.nbytes) >= 0]
+            cls._spare[:] = kept[::-1]
 
 
 class WholeFrames:

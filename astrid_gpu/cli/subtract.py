@@ -36,7 +36,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for role in ("science", "reference"):
         planes.add_argument(f"--sigma-{role}", type=float, metavar="X", help="background standard deviation")
     planes.add_argument("--flux-ratio", type=float, metavar="BETA", help="F_n / F_r; measured if not given")
-    how = p.add_argument_group("how")
+    planes.add_argument(
+        "--astrometric-error",
+        nargs=2,
+        type=float,
+        metavar=("Y", "X"),
+        help="1-sigma registration noise, pixels; measured if not given",
+    )
+    _add_how(p.add_argument_group("how"))
+    find = p.add_argument_group("candidates")
+    find.add_argument("--threshold", type=float, default=5.0, help="sigma of S_corr (default: 5)")
+    find.add_argument("--polarity", default="both", help="positive, negative or both")
+    find.add_argument("--extractor", default="peaks", help="peaks, sep or photutils")
+    find.add_argument("--size", type=int, default=63, help="odd side of the cutouts, pixels (default: 63)")
+    find.add_argument("--extensions", help="comma-separated extensions of difference.fits")
+
+
+def _add_how(how: Any) -> None:
+    """Declare how the images are prepared and differenced."""
     how.add_argument("--method", default="zogy", help="zogy, classic or classic-fit")
     how.add_argument("--align", default="auto", help="auto, wcs, stars or none")
     how.add_argument(
@@ -48,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--grid", default="science", help="science or reference: whose pixel grid the output has")
     how.add_argument("--no-background", action="store_true", help="the images are sky-subtracted already")
     how.add_argument("--cosmic-rays", default="none", help="none, auto or astroscrappy: mask them in both images first")
+    how.add_argument("--no-bad-lines", action="store_true", help="do not look for bad columns and rows")
+    how.add_argument("--no-trails", action="store_true", help="do not look for the trails of satellites")
     how.add_argument("--box", type=int, help="side of a background box, pixels")
     how.add_argument("--psf-size", type=int, help="odd side of measured PSFs, pixels")
     how.add_argument("--psf-order", default="auto", help="auto, or 0 to 3: polynomial of measured PSFs over the field")
@@ -58,13 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--memory", type=float, metavar="GIB", help="memory that may be taken (default: what is free)")
     how.add_argument("--renormalise", default="global", help="global, local (a map, where the width varies) or none")
     how.add_argument("--backend", default="auto", help="auto, numpy, numba or cupy")
+    how.add_argument("--dtype", help="float32 or float64 to compute in (default: the backend's)")
     how.add_argument("--profile", action="store_true", help="print where the time went")
-    find = p.add_argument_group("candidates")
-    find.add_argument("--threshold", type=float, default=5.0, help="sigma of S_corr (default: 5)")
-    find.add_argument("--polarity", default="both", help="positive, negative or both")
-    find.add_argument("--extractor", default="peaks", help="peaks, sep or photutils")
-    find.add_argument("--size", type=int, default=63, help="odd side of the cutouts, pixels (default: 63)")
-    find.add_argument("--extensions", help="comma-separated extensions of difference.fits")
 
 
 def _tiles(text: str) -> str | int:
@@ -85,6 +99,8 @@ def run(args: argparse.Namespace) -> int:
             min_overlap=args.min_overlap,
             background=not args.no_background,
             cosmic_rays=args.cosmic_rays,
+            bad_lines=not args.no_bad_lines,
+            trails=not args.no_trails,
             box=args.box,
             psf_size=args.psf_size,
             psf_order=_order(args.psf_order),
@@ -95,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
             memory=args.memory,
             renormalise=args.renormalise,
             backend=args.backend,
+            dtype=args.dtype,
         ),
         "detect_config": DetectConfig(
             threshold=args.threshold, polarity=args.polarity, extractor=args.extractor, size=args.size
@@ -121,6 +138,7 @@ def _one(args: argparse.Namespace, options: dict[str, Any]) -> int:
         science_planes=_planes(args, "science"),
         sigma_science=args.sigma_science,
         flux_ratio=args.flux_ratio,
+        astrometric_error=None if args.astrometric_error is None else tuple(args.astrometric_error),
         profile=Profile(process_age()),
         **options,
     )
@@ -138,7 +156,9 @@ def _several(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from astrid_gpu.run.stack import run_stack
 
     own = [f"--{name}-science" for name in (*_PLANES, "sigma") if getattr(args, f"{name}_science") is not None]
-    own += ["--flux-ratio"] if args.flux_ratio is not None else []
+    own += [
+        f"--{name.replace('_', '-')}" for name in ("flux_ratio", "astrometric_error") if getattr(args, name) is not None
+    ]
     if own:
         msg = f"{', '.join(own)} would be the same for {len(args.science)} science images; subtract them one by one"
         raise ConfigError(msg)

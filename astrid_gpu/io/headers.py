@@ -19,10 +19,10 @@ __all__ = ["HeaderFacts", "read_facts"]
 
 _ZERO_POINT = ("MAGZP", "IMAGEZPT", "MAGZERO", "ABMAGZP", "ABMAG_ZP", "PHOTZP", "ZP_AB", "ZPAB", "MAGZPT", "ZP", "ZPT",
                "MAG_ZP", "MAGZEROP", "ZEROPT", "ZEROPNT", "MAG0", "ZPTMAG", "FPA.ZP", "PHOT_ZP")  # fmt: skip
-_GAIN = ("GAIN", "EGAIN", "AVGAIN", "CCDGAIN", "ATODGAIN", "GAINEFF", "CELL.GAIN",
-         "ESO DET OUT1 CONAD")  # fmt: skip
-_READ_NOISE = ("RDNOISE", "READNOI", "READNOIS", "READNOISE", "RON", "ENOISE", "RNOISE", "RDNOIS",
-               "ESO DET OUT1 RON")  # fmt: skip
+_GAIN = ("EGAIN", "E_GAIN", "GAIN", "AVGAIN", "CCDGAIN", "ATODGAIN", "GAINEFF", "CELL.GAIN",
+         "ESO DET OUT1 CONAD", "ESO DET CHIP1 GAIN", "ESO DET CHIP GAIN")  # fmt: skip
+_READ_NOISE = ("RDNOISE", "READNOI", "READNOIS", "READNOISE", "READNSE", "READ_NOISE", "RD_NOISE", "RON", "RN",
+               "ENOISE", "RNOISE", "RDNOIS", "ESO DET OUT1 RON", "ESO DET CHIP1 RON", "ESO DET CHIP RON")  # fmt: skip
 _SATURATION = ("ESATUR", "SATURATE", "SATURVAL", "SATLEVEL", "SATUR", "SATURAT", "SATUR_LEVEL", "MAXLIN",
                "CELL.SATURATION")  # fmt: skip
 _EXPOSURE = ("EXPTIME", "EXPOSURE", "EXPOS", "XPOSURE", "TEXPTIME", "EFFEXPTM", "AEXPTIME", "ITIME", "EXP_TIME")
@@ -298,7 +298,7 @@ def _per_second(unit: str) -> bool:
 def _gain(h: _Header, facts: HeaderFacts, exposure: float | None) -> float | None:
     """Return electrons per unit of the pixels."""
     unit = h.unit()
-    value, key = h.number(_GAIN, positive=True)
+    value, key = _gain_keyword(h, facts)
     if value is None:
         amplifiers = [v for v, _ in (h.number((f"GAIN{letter}",), positive=True) for letter in "ABCD1234") if v]
         if amplifiers:
@@ -314,6 +314,23 @@ def _gain(h: _Header, facts: HeaderFacts, exposure: float | None) -> float | Non
     if _per_second(unit):
         return value * exposure if exposure else None
     return value
+
+
+def _gain_keyword(h: _Header, facts: HeaderFacts) -> tuple[float | None, str]:
+    """Return the gain of one keyword, and which; GAIN beside EGAIN is a setting of the camera unless of a coadd."""
+    plain, _ = h.number(("GAIN",), positive=True)
+    if plain is not None and _is_coadd_gain(h, "GAIN"):
+        return plain, "GAIN"
+    value, key = h.number(_GAIN, positive=True)
+    if plain is not None and value != plain:
+        facts.notes.append(f"{key} = {value:g} is the gain; GAIN = {plain:g} beside it is taken for a camera setting")
+    if value is None:  # ESO's has it both ways: in ADU per electron by its dictionary, but not by all instruments
+        key = "ESO DET OUT1 GAIN"
+        value, _ = h.number((key,), positive=True)
+        said = re.sub(r"\s+", "", h.comments.get(key, "").lower())
+        if value is not None and not re.search(r"(e|e-|electrons?)(/|per)adu|adus?toelectrons?", said):
+            value = 1 / value
+    return value, key
 
 
 def _is_coadd_gain(h: _Header, key: str) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["PsfexModel", "is_psfex", "model_from_hdu", "psfex_form", "read_psfex
 _LANCZOS = 4
 _BEYOND = 0.02  # of the range of a model's stars: what they may lie outside of its image
 _REACH = 1.0  # times that range: how far beyond its stars a polynomial may be evaluated
+_RIM = 0.05  # times that range: how much wider than it a chip is, and with it a cutout at its edge
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,25 +65,36 @@ class PsfexModel:
         terms = np.stack([_resample(component, self.sampling) for component in self.components])
         (zx, zy), (sx, sy) = self.zero, self.scale
         where = ((zy - 1.0, zx - 1.0), (sy, sx)) if self.polyorder else ((0.0, 0.0), (1.0, 1.0))
-        known: dict[str, Any] = {"n_stars": self.n_stars, "residual": self.chi2, "origin": f"psfex {self.name}"}
+        origin = f"psfex {self.name}"
+        if self.polyorder and not all(low > -_BEYOND * span for low, _, span in self._spans()):
+            (left, right, _), (lower, upper, _) = self._spans()
+            origin += (
+                f", taken for a cutout's: its stars ran over x {left:.0f} to {right:.0f}, y {lower:.0f} to {upper:.0f}"
+            )
+        known: dict[str, Any] = {"n_stars": self.n_stars, "residual": self.chi2, "origin": origin}
         return PSFModel(terms, shape, *where, **known)
 
     def _check(self, shape: tuple[int, int]) -> None:
         """Refuse a shape that the stars of the model, which ran over zero -+ scale / 2, do not fit.
 
         A model whose stars begin well before the first pixel, along either axis, was shifted to a cutout by whoever
-        made it; along the other the cutout may lie at the edge of the chip.
+        made it; the cutout may lie at an edge of the chip, which the stars of the whole chip reach but for a rim.
         """
-        spans = [(z - abs(s) / 2, z + abs(s) / 2, abs(s)) for z, s in zip(self.zero, self.scale, strict=True)]
+        spans = self._spans()
         whole = all(low > -_BEYOND * span for low, _, span in spans)
         for axis, n, (low, high, span) in zip("xy", shape[::-1], spans, strict=True):
-            if (whole and high > n + _BEYOND * span) or max(n - high, low) > _REACH * span:
+            too_large = whole and high > n + _BEYOND * span
+            if too_large or max(n - high, low) > (_REACH if whole else _RIM) * span:
                 msg = (
                     f"{self.name}: the stars of the model lie from {axis} {low:.0f} to {high:.0f}, the image has "
                     f"{n} pixels along {axis}: the model belongs to an image of another size. Give the model of this "
                     "one, or read_psf(path, x=..., y=...) for the PSF at one place"
                 )
                 raise PsfError(msg)
+
+    def _spans(self) -> list[tuple[float, float, float]]:
+        """Return where the stars of the model began and ended along x and along y, and the distance between."""
+        return [(z - abs(s) / 2, z + abs(s) / 2, abs(s)) for z, s in zip(self.zero, self.scale, strict=True)]
 
     def raw_at(self, x: float | None = None, y: float | None = None) -> np.ndarray:
         """Return the model at (x, y) on its own grid, neither resampled nor normalised."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["frame_scale", "n_terms", "order_of", "powers", "terms_at"]
+__all__ = ["frame_scale", "n_terms", "on_grid", "order_of", "powers", "terms_at"]
 
 
 def powers(order: int) -> list[tuple[int, int]]:
@@ -41,3 +41,18 @@ def terms_at(y: Any, x: Any, order: int, centre: tuple[float, float], scale: tup
     u = (np.asarray(x, np.float64) - centre[1]) / scale[1]
     v, u = np.broadcast_arrays(v, u)
     return np.stack([v**j * u**i for j, i in powers(order)], axis=-1)
+
+
+def on_grid(
+    coefficients: np.ndarray, y: np.ndarray, x: np.ndarray, centre: tuple[float, float], scale: tuple[float, float]
+) -> np.ndarray:
+    """Return the polynomial with these coefficients (n_terms,) where rows y cross columns x, float64 (len(y), len(x)).
+
+    As `terms_at(y[:, None], x[None, :]) @ coefficients`, in two products of thin matrices.
+    """
+    order = int(order_of(len(coefficients)) or 0)
+    mesh = np.zeros((order + 1, order + 1))
+    mesh[tuple(np.transpose(powers(order)))] = coefficients
+    v, u = ((np.asarray(p, np.float64) - o) / s for p, o, s in zip((y, x), centre, scale, strict=True))
+    rows, columns = (np.vander(p, order + 1, increasing=True) for p in (v, u))
+    return np.asarray((rows @ mesh) @ columns.T)

@@ -56,7 +56,8 @@ def test_a_sky_of_14500_in_moonlight(saao):
     diff, row = saao_difference(saao, "0070")
     # sqrt(14487 / 1.9): what the sky's photons alone make.
     assert diff.metrics["sigma_science"] > 0.95 * np.sqrt(14487 / 1.9)
-    candidates = sane(diff, raw=0.10)
+    # The satellite, which has a flag, made 0.94 of it until it was left out.
+    candidates = sane(diff, raw=0.12)
     distance = np.hypot(candidates["x"] - float(row["var2_x"]), candidates["y"] - float(row["var2_y"]))
     nearest = candidates.data[np.argmin(distance)]
     assert distance.min() < 1.5

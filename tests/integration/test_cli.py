@@ -153,6 +153,14 @@ def test_the_baselines_run_too(files, tmp_path, method):
     assert json.loads((tmp_path / "summary.json").read_text())["method"] == method
 
 
+def test_every_option_of_subtract_has_a_switch(files, tmp_path):
+    how = ["--astrometric-error", "0.1", "0.2", "--no-bad-lines", "--no-trails", "--dtype", "float64"]
+    assert main(["subtract", *map(str, files), "-o", str(tmp_path), "-q", "--backend", "numpy", *how]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["metrics"]["astrometric_error_y"], summary["metrics"]["astrometric_error_x"]) == (0.1, 0.2)
+    assert not {"trails", "bad lines"} & {step["stage"] for step in summary["steps"]}
+
+
 @pytest.mark.parametrize("extractor", ["sep", "photutils"])
 def test_other_extractors_give_the_same_columns(files, done, tmp_path, extractor):
     pytest.importorskip(extractor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import binary_dilation
 
 import astrid_gpu as ag
 from astrid_gpu._exposure import own_stages
@@ -69,7 +70,8 @@ def test_another_survey_comes_to_the_grid_and_is_calibrated(data_dir):
         assert np.isfinite(diff.metrics[key]), key
     assert diff.metrics["map_error"] < 1e-3
     assert diff.metrics["pixel_noise_factor"] < 0.2
-    clean = diff.score_corr[(diff.mask == 0) & np.isfinite(diff.score_corr)]
-    assert np.subtract(*np.percentile(clean, [84.135, 15.865])) / 2 == pytest.approx(1.0, abs=0.01)
+    changed = binary_dilation(np.abs(np.nan_to_num(diff.score_corr)) > 5, iterations=10)
+    blank = diff.score_corr[(diff.mask == 0) & np.isfinite(diff.score_corr) & ~changed]
+    assert np.subtract(*np.percentile(blank, [84.135, 15.865])) / 2 == pytest.approx(1.0, abs=0.05)
     text = "\n".join(map(str, diff.steps))
     assert "resampled (spline5), flux conserved" in text

@@ -68,7 +68,7 @@ def test_jwst_finds_the_faded_source(data_dir):
     assert source["score"] > 5
     assert source["polarity"] == 1
     assert not source["flags"] & int(CandidateFlag.EDGE)
-    # The given PSF is a fifth narrower than the stars; injected sources lose a fifth of their flux (docs/real-data.md).
+    # The given PSF is a fifth narrower than the stars; injected sources lose a quarter and more (docs/real-data.md).
     assert diff.metrics["psf_flux_bias_science"] == pytest.approx(-0.2, abs=0.05)
     assert any("fluxes will come out about" in step.text for step in diff.steps if step.stage == "psf check")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astrid_gpu.ops.field import terms_at
-from astrid_gpu.ops.field_fit import fit_pixels, fit_polynomial, linear_fits
+from astrid_gpu.ops.field_fit import fit_pixels, fit_polynomial, left_out_pixels, linear_fits
 
 kernels = pytest.importorskip("astrid_gpu.kernels.field_fit_numba", reason="the twins need Numba")
 
@@ -62,3 +62,18 @@ def test_linear_fits(rng, own):
     root = np.sqrt(weight[0])
     plain = np.linalg.lstsq((columns * root).T, values[0] * root, rcond=None)[0]
     np.testing.assert_allclose(expected[0][0], plain, rtol=1e-6)
+
+
+def test_left_out_pixels_are_those_of_fits_to_the_others(rng):
+    """The closed form against as many fits as there are stars; a pixel without weight predicts 0."""
+    m, p = 30, 7
+    basis, values = basis_of(rng, m, 2), rng.normal(size=(m, p))
+    weight, trust = rng.uniform(0.2, 3, (m, p)), rng.uniform(0, 1, (6, p))
+    weight[:, 3] = 0.0
+    found = left_out_pixels(basis, values, weight, trust)
+    for i in range(m):
+        others = np.arange(m) != i
+        for k in range(p):
+            root = np.sqrt(weight[others, k])
+            fit = np.linalg.lstsq(basis[others] * root[:, None], values[others, k] * root, rcond=None)[0]
+            assert found[i, k] == pytest.approx(basis[i] @ (trust[:, k] * fit), abs=1e-6)

@@ -226,3 +226,30 @@ def test_memory_does_not_grow_with_the_stack(rng, monkeypatch):
     assert seen == [0, 0, 1, 2]
     assert one < 40
     assert three < one + 2
+
+
+@pytest.mark.parametrize("radius", [0, 3])
+@pytest.mark.parametrize("constant", [False, True])
+def test_columns_beyond_the_image_hold_its_margins(rng, radius, constant):
+    """Each window of columns of the padded frame, wherever the image ends: image, margins round it, zeros between."""
+    from astrid_gpu.kernels.frame_passes_numba import _gather
+
+    (ny, nx), (py, px), width = (21, 40), (32, 64), 32
+    values = rng.normal(size=(ny + 2 * radius, nx + 2 * radius)).astype(np.float32)
+    inner = slice(radius, radius + ny), slice(radius, radius + nx)
+    if constant:
+        values[inner] = 2.5 / 3
+    wrapped = np.zeros((py, px), np.float32)
+    wrapped[: ny + 2 * radius, : nx + 2 * radius] = values
+    expected = 3 * np.roll(wrapped, (-radius, -radius), axis=(0, 1))
+    rows, columns = np.array([4, 20]), np.array([33, 39])
+    expected[rows, columns] = 30
+    around = np.delete(values, np.s_[inner[0]], axis=0), np.delete(values[inner[0]], np.s_[inner[1]], axis=1)
+    image = np.zeros((0, 0), np.float32) if constant else np.ascontiguousarray(values[inner])
+    if not radius:
+        around = (np.zeros((0, 0), np.float32),) * 2
+    source = (image, *around, np.float32(2.5), np.float32(3), rows, columns, np.full(2, 10, np.float32))
+    for x0 in (0, 32):
+        out = np.full(py * width, np.nan, np.float32)
+        _gather(source, (ny, nx), x0, width, py, px, out)
+        np.testing.assert_allclose(out.reshape(py, width), expected[:, x0 : x0 + width], rtol=1e-6)

@@ -9,11 +9,13 @@ import pytest
 
 import astrid_gpu as ag
 from astrid_gpu import _given
-from astrid_gpu._psf_check import PsfFit, fit_of
+from astrid_gpu._psf_check import _ALONE, _UNSEEN, PsfFit, _mean_of, fit_of
 from astrid_gpu.calibrate import noise_variance, subtract_background
 from astrid_gpu.image import PSF, PSFModel
 from astrid_gpu.ops.psf_stamps import moffat_stamp
 from astrid_gpu.results import Step
+from astrid_gpu.simulate.profiles import PsfModel
+from astrid_gpu.simulate.render import draw_stars
 from astrid_gpu.stars import find_stars
 from tests.star_fields import star_field, true_psf
 
@@ -66,6 +68,65 @@ def test_few_and_faint_stars_do_not_cry_wolf(rng):
     assert not any(one.matters for one in sure)
     pull = np.array([one.flux_bias / one.error for one in sure])
     assert 0.3 < pull.std() < 1.5
+
+
+def sparse_field(rng, n, doubtful):
+    """n sources of S/N 25 to 1000, a share of them with a neighbour of S/N 3 to 6 beside them or 3 to 6 % too wide."""
+    right, wide = PsfModel("moffat", 3.0, 3.0), PsfModel("moffat", 3.0 * rng.uniform(1.03, 1.06), 3.0)
+    unit = star_field(rng, beta=3.0, n=0, shape=(32, 32)).sigma / np.sqrt((true_psf(right) ** 2).sum())
+    side = 190
+    cell = np.stack(np.divmod(rng.permutation(9)[:n], 3), axis=1)  # far from each other: all are isolated
+    y, x = (35 + 60 * cell + rng.uniform(-8, 8, (n, 2))).T
+    snr = np.exp(rng.uniform(np.log(25), np.log(1000), n))
+    kind = np.where(rng.uniform(size=n) < doubtful, rng.integers(1, 3, n), 0)
+    made = star_field(rng, beta=3.0, shape=(side, side), places=(y[kind < 2], x[kind < 2]), flux=snr[kind < 2] * unit)
+    more, angle = np.zeros((side, side)), rng.uniform(0, 2 * np.pi, n)
+    away = rng.uniform(0.7, 2.2, n) * 3.0
+    beside = kind == 1
+    flux = rng.uniform(3, 6, n) * unit
+    draw_stars(more, (x + away * np.cos(angle))[beside], (y + away * np.sin(angle))[beside], flux[beside], right)
+    draw_stars(more, x[kind == 2], y[kind == 2], snr[kind == 2] * unit, wide)
+    more += rng.normal(size=more.shape) * np.sqrt(more / 2.0)
+    return made.image.with_(data=made.image.data + more)
+
+
+def fit_in(image, given):
+    image, background, _ = subtract_background(image, backend="numpy")
+    variance, _, _ = noise_variance(image, background)
+    return fit_of(image.with_(variance=variance), find_stars(image, background_rms=background.rms), given)
+
+
+def test_few_sources_of_which_some_are_no_stars_do_not_cry_wolf():
+    """Three to eight, each a blend or slightly extended with a chance of one half."""
+    found = []
+    for seed in range(150):
+        rng = np.random.default_rng([seed, 31])
+        found.append(fit_in(sparse_field(rng, int(rng.integers(3, 9)), 0.5), psf(3.0)))
+    sure = [one for one in found if isinstance(one, PsfFit) and 3 <= one.n <= 8]
+    assert len(sure) > 100
+    assert np.mean([one.matters for one in sure]) < 0.02
+
+
+@pytest.mark.parametrize("wrong", [0.89, 1.105])
+def test_ten_good_stars_tell_of_a_tenth_of_the_flux(wrong):
+    given = psf(wrong * 3.0)
+    truth = psf(3.0).data
+    assert abs((truth * given.data).sum() / (given.data**2).sum() - 1) == pytest.approx(0.1, abs=0.01)
+    found = [fitted(np.random.default_rng([seed, 32]), given, n=14, fwhm=3.0)[0] for seed in range(20)]
+    enough = [one for one in found if one.n >= 10]
+    assert len(enough) > 10
+    assert all(one.matters for one in enough)
+
+
+def test_a_bright_star_is_not_outvoted_by_faint_sources():
+    """As on a cutout of the DECam: +0.8 % of the star, -5 to -17 % of three that are a tenth as bright and less."""
+    snr = np.array([1303.0, 166.0, 115.0, 37.0])
+    chance = np.array([0.002, 0.017, 0.025, 0.071])
+    doubt = _ALONE**2 + (_UNSEEN / snr) ** 2
+    mean, error = _mean_of(np.array([0.008, -0.052, -0.048, -0.168]), chance**2, doubt)
+    assert -0.025 < mean < 0.0
+    assert 0.02 < error < 0.04
+    assert _mean_of(np.array([-0.22]), chance[:1] ** 2, doubt[:1])[1] < 0.22 / 3  # one alone has to be far off
 
 
 def test_a_psf_that_varies_is_taken_where_the_stars_are(rng):

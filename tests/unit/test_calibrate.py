@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from astrid_gpu._flux_ratio import usable_beta
 from astrid_gpu.calibrate import flux_ratio, noise_variance, saturation_mask, subtract_background
-from astrid_gpu.errors import InputError, ShapeMismatchError
+from astrid_gpu.errors import AlignmentError, InputError, ShapeMismatchError
 from astrid_gpu.image import Image
 from astrid_gpu.results import Background
 from astrid_gpu.stars import STAR_DTYPE, find_stars
@@ -217,3 +218,25 @@ def test_masked_stars_do_not_count(rng):
     found = flux_ratio(*images, stamp_psf(science.model), stamp_psf(reference.model), *stars, mask=mask)
     assert found.beta == pytest.approx(0.7, rel=0.01)
     assert found.n_stars <= 12
+
+
+@pytest.mark.parametrize("known", [{}, {"zero_point": 25.0}])
+def test_a_ratio_that_sources_cannot_have_is_named_and_not_used(rng, caplog, known):
+    """One source in both, whose light is negative under the other's mask of PSFs: what a wrong alignment gives."""
+    science, reference = field_pair(rng, beta=1.0)
+    psf = stamp_psf(science.model)
+    stars = find_stars(science.image.with_(data=science.image.data - 200.0), background_rms=science.sigma)
+    turned = reference.image.with_(data=200.0 - reference.image.data, **known)
+    straight = science.image.with_(data=science.image.data - 200.0, **known)
+    found = flux_ratio(straight, turned, psf, stamp_psf(reference.model), stars, stars)
+    assert found.beta > 0
+    assert "is impossible, so they do not show the same sources" in found.step.text
+    if known:
+        assert found.method == "zero points"
+        assert found.step.text in caplog.text
+        assert usable_beta(found, None) == 1.0
+        return
+    assert found.method == "impossible"
+    assert usable_beta(found, 0.7) == 0.7
+    with pytest.raises(AlignmentError, match=r"common sources.*check that they show one field"):
+        usable_beta(found, None)

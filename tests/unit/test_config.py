@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, fields
 
+import numpy as np
 import pytest
 
 from astrid_gpu.config import DetectConfig, SubtractConfig, from_mapping, read_toml, to_mapping
@@ -53,6 +54,18 @@ def test_sizes_are_whole_pixels_of_a_least_number(name, least):
     for value in (least - 1, 0, -3, 20.5, "20"):
         with pytest.raises(ConfigError, match=rf"{name} must be None or a whole number of pixels, at least {least}"):
             SubtractConfig(**{name: value})
+
+
+def test_numbers_of_numpy_are_taken_and_become_plain():
+    given = {"box": np.int64(64), "psf_size": np.uint8(25), "tiles": np.int64(192), "psf_order": np.int32(1)}
+    config = SubtractConfig(**given, flux_order=np.int8(0), memory=np.float32(2), min_overlap=np.float64(0.5))
+    for name, value in to_mapping(config).items():
+        assert type(value) in (str, bool, int, float), name
+    assert (config.box, config.tiles, config.memory) == (64, 192, 2.0)
+    assert type(DetectConfig(size=np.int64(31), threshold=np.float32(5)).size) is int
+    for name in ("box", "tiles"):
+        with pytest.raises(ConfigError, match=name):
+            SubtractConfig(**{name: True})
 
 
 @pytest.mark.parametrize("value", [0, -5.0, float("nan")])

@@ -87,7 +87,7 @@ def test_pan_starrs_counts():
 # ---- noise
 
 
-@pytest.mark.parametrize("key", ["GAIN", "EGAIN", "CCDGAIN", "ATODGAIN"])
+@pytest.mark.parametrize("key", ["GAIN", "EGAIN", "E_GAIN", "CCDGAIN", "ATODGAIN"])
 def test_gain_keywords(key):
     assert facts(**{key: 1.9}).gain == 1.9
     assert facts(**{key: 0.0}).gain is None
@@ -112,9 +112,34 @@ def test_coadd_gain_is_trusted_whatever_the_unit():
     assert read_facts(header).gain == 18.4
 
 
-@pytest.mark.parametrize("key", ["RDNOISE", "READNOI", "READNOISE"])
+@pytest.mark.parametrize("key", ["RDNOISE", "READNOI", "READNOISE", "READNSE", "READ_NOISE", "RD_NOISE", "RN"])
 def test_read_noise_keywords(key):
     assert facts(**{key: 8.5}).read_noise == 8.5
+
+
+@pytest.mark.parametrize(
+    ("cards", "gain"),
+    [
+        ([("OUT1 CONAD", 1.9, ""), ("OUT1 GAIN", 0.5, "")], 1.9),
+        ([("CHIP1 GAIN", 1.9, "")], 1.9),
+        ([("OUT1 GAIN", 0.5, "Conversion from electrons to ADU")], 2.0),
+        ([("OUT1 GAIN", 0.5, "")], 2.0),
+        ([("OUT1 GAIN", 2.5, "[e-/ADU] gain")], 2.5),
+    ],
+)
+def test_gains_of_eso(cards, gain):
+    assert read_facts(fits.Header([(f"HIERARCH ESO DET {key}", *rest) for key, *rest in cards])).gain == pytest.approx(
+        gain
+    )
+
+
+def test_egain_is_the_gain_and_gain_beside_it_a_setting():
+    got = facts(GAIN=120, EGAIN=2.0)
+    assert got.gain == 2.0
+    assert any("GAIN = 120 beside it is taken for a camera setting" in note for note in got.notes)
+    assert not facts(GAIN=2.0, EGAIN=2.0).notes
+    coadd = fits.Header([("GAIN", 18.4, "Maximum equivalent gain (e-/ADU)"), ("EGAIN", 2.0, "")])
+    assert read_facts(coadd).gain == 18.4
 
 
 @pytest.mark.parametrize("key", ["SATURATE", "SATLEVEL", "SATUR", "ESATUR", "SATURVAL"])

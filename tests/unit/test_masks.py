@@ -65,6 +65,22 @@ def test_charge_that_bled_is_followed_to_its_end(rng, axis, spikes):
     assert np.count_nonzero(mask & ~near) <= 10
 
 
+@pytest.mark.parametrize("seed", [1, 3, 5])
+def test_charge_that_the_star_outshines_at_its_core_is_taken_up_beyond(seed):
+    image = crowded(np.random.default_rng(seed))
+    y, x = MIDDLE
+    fading = 0.8 * FULL * np.exp(-np.abs(np.arange(-75, 76)) / 20)
+    trail = image[y - 75 : y + 76, x - 1 : x + 2]
+    truth = np.zeros(image.shape, bool)
+    truth[y - 75 : y + 76, x - 1 : x + 2] = fading[:, None] > trail
+    trail[...] = np.maximum(trail, fading[:, None])
+    mask, step = saturation_mask(Image(np.minimum(image, FULL), saturation=FULL, name="n"))
+    assert np.count_nonzero(truth & ~mask) <= 6
+    assert step.values["n_bled"] > 300
+    near = ag.convolve((truth | (image >= 0.85 * FULL)).astype(float), np.ones((5, 5)), normalize=False) > 0.5
+    assert np.count_nonzero(mask & ~near) <= 10
+
+
 @pytest.mark.parametrize(
     "kwargs", [{}, {"ellipticity": 0.15}, {"ellipticity": -0.15}, {"spikes": 3e5}, {"brightest": 3e7}]
 )
@@ -86,6 +102,24 @@ def test_bad_columns_and_rows_are_found_in_part_and_whole(rng):
     np.testing.assert_array_equal(mask, truth)
     assert ("row", 33, 0, 319) in lines
     assert ("column", 300, 256, 511) in lines
+
+
+@pytest.mark.parametrize(("first", "last"), [(200, 419), (0, 130), (470, 599), (10, 140)])
+def test_a_defect_over_a_part_of_a_column_is_followed_to_its_ends(first, last):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        data, psf = rng.normal(300, 12, (600, 300)), moffat_stamp(3.0, 3.0, 31)
+        for y, x, flux in zip(*rng.uniform(0, [[600], [300]], (2, 100)), rng.uniform(500, 50000, 100), strict=True):
+            add_source(data, psf, y, x, flux)
+        data[first : last + 1, 133] += 60
+        for axis, values in (("column", data), ("row", data.T)):
+            mask, lines = bad_lines(values, np.zeros(values.shape, bool))
+            mask = mask if axis == "column" else mask.T
+            truth = np.zeros(data.shape, bool)
+            truth[first : last + 1, 133] = True
+            assert np.count_nonzero(truth & ~mask) <= 16
+            assert np.count_nonzero(mask & ~truth) <= 60  # to the end of a half or an eighth
+            assert {line[:2] for line in lines} == {(axis, 133)}
 
 
 def test_stars_in_a_row_spikes_gradients_and_blank_sky_are_no_bad_lines(rng):

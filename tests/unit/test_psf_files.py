@@ -266,6 +266,18 @@ def test_psfex_of_other_variables_is_refused(tmp_path):
         read_psfex(path)
 
 
+def test_psfex_of_a_cutout_is_taken_for_one_and_not_for_a_frame_that_sticks_out_of_its_chip(tmp_path):
+    """Stars from x -1578 to 466 and y -3882 to 208, as in the file of a cutout of 251 x 245 pixels."""
+    parts = np.zeros((3, 21, 21))
+    parts[0] = gaussian((21, 21), 10, 10)
+    path = write_psfex(tmp_path / "a.psf", parts, order=1, zero=(-556.0, -1837.0), scale=(2044.0, 4090.0))
+    model = read_psfex(path, shape=(245, 251))
+    assert "taken for a cutout's: its stars ran over x -1578 to 466, y -3882 to 208" in model.origin
+    for shape in ((900, 1000), (245, 700), (500, 251)):
+        with pytest.raises(PsfError, match="the model belongs to an image of another size"):
+            read_psfex(path, shape=shape)
+
+
 def test_psfex_without_a_model(tmp_path):
     path = tmp_path / "img.fits"
     fits.PrimaryHDU(np.ones((5, 5))).writeto(path)

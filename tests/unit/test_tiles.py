@@ -167,6 +167,7 @@ def test_a_batch_that_does_not_fit_is_halved(rng, monkeypatch):
     (science, reference), options = known_pair(rng, (150, 173))
     from astrid_gpu import _tiled
 
+    monkeypatch.setenv("ASTRID_GPU_THREADS", "1")
     real, sizes = _tiled.zogy, []
 
     def short_of_memory(science, *args, **kwargs):
@@ -183,6 +184,25 @@ def test_a_batch_that_does_not_fit_is_halved(rng, monkeypatch):
     monkeypatch.setattr(_tiled, "zogy", lambda *a, **k: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(ag.errors.DeviceMemoryError, match="does not fit the memory"):
         ag.subtract(science, reference, tiles=64, **options)
+
+
+def test_tiles_side_by_side_are_those_one_after_the_other(rng, monkeypatch, backend):
+    """Each with a PSF of its own: in as many parts as you like, the same to rounding."""
+    (science, reference), options = known_pair(rng, (150, 173))
+    psf = moffat_psf(3.2, side=25)
+    terms = np.array([psf / psf.sum(), *(moffat_psf(f, side=25) / moffat_psf(f, side=25).sum() for f in (4.0, 3.0))])
+    terms[1:] = 0.05 * (terms[1:] - terms[0])
+    options |= {"psf_science": ag.PSFModel(terms, shape=science.shape), "tiles": 64, "backend": backend}
+    options |= {"psf_reference": moffat_psf(2.6, side=25)}
+    science.data[48:54, 52:68] = np.nan
+    found = []
+    for threads in (1, 3):
+        monkeypatch.setattr("astrid_gpu._tiled.cpu_threads", lambda threads=threads: threads)
+        found.append(ag.subtract(science, reference, **options))
+    for name in ("difference", "score", "score_corr", "flux", "flux_error", "mask"):
+        one, three = (getattr(diff, name) for diff in found)
+        np.testing.assert_allclose(three, one, rtol=1e-5, atol=2e-6 * np.nanmax(one))
+    assert np.array_equal(found[0].tiles.flux_scale, found[1].tiles.flux_scale)
 
 
 def test_a_stack_by_tiles_is_the_loop(rng):
