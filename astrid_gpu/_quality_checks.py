@@ -68,6 +68,9 @@ def _noise(v: Mapping[str, Any]) -> Iterator[_Row]:
     factor = v["noise_factor"]
     text = f"noise of neighbouring pixels is correlated: {factor:.2f} times white noise"
     yield "noise_factor", factor, (1.1, 2.0), text
+    part = v["noise_steps"]
+    text = f"the noise's correlation changes within tiles on {100 * part:.1f} % of the frame: divided by local widths"
+    yield "noise_steps", part, (0.0, 1.0), text
     corr = v["spatial_correlation"]
     text = f"neighbouring pixels of the difference are correlated: {corr:+.3f}"
     yield "spatial_correlation", abs(corr), (0.1, 0.5), text

@@ -88,6 +88,7 @@ def of_sky(diff: Difference, found: Candidates) -> tuple[dict[str, Any], dict[st
         "n_blank": n, "noise_level": noise, "score_median": middle, "score_std": width,
         "score_std_raw": float(diff.metrics.get("score_corr_std_raw", width)),
         "noise_factor": float(diff.metrics.get("noise_factor", 1.0)),
+        "noise_steps": float(diff.metrics.get("noise_steps", 0.0)),
         "n_independent": n / max(float(rho.sum()), 1.0), "skewness": skewness, "kurtosis": kurtosis,
         "skewness_scatter": moment_scatter(rho, n, 3), "kurtosis_scatter": moment_scatter(rho, n, 4),
         "tails": tuple(tails), "asymmetry": (tails[0].above - tails[0].below) / max(beyond, 1),

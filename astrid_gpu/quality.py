@@ -24,6 +24,7 @@ _INNER = (
     "n_dipoles",
     "psf_flux_bias",
     "psf_role",
+    "noise_steps",
     "n_unmatched",
     "gain_noise_ratio",
     "gain_role",

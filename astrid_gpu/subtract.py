@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from astrid_gpu._calibration import calibrate_score, rough_width
+from astrid_gpu._calibration import rough_width
 from astrid_gpu._flux_response import FluxResponse, flux_response
 from astrid_gpu._mosaic import Mosaic
 from astrid_gpu._noise_model import stack_stamps
+from astrid_gpu._noise_steps import calibrate
 from astrid_gpu._prepare import Given, Pair, PairPreparer, timed
 from astrid_gpu._quiet_sky import part_of
 from astrid_gpu._star_lines import flag_star_lines
@@ -241,9 +242,8 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         lines = flag_star_lines(maps, psf, pair.metrics, unit=rough_width(maps))
     with timed(pair.metrics["profile"], "calibration"):  # last: what is flagged is no noise
         response = _to_own_psfs(pair, maps)
-        local = settings.renormalise == "local" and not pair.short_of_memory
-        static = _static_sources(pair) if local else None
-        calibrated = calibrate_score(maps, settings.renormalise, pair.metrics, psf=psf, static=static)
+        tiles = None if result.tiles is None else result.tiles.tiles
+        calibrated = calibrate(maps, settings.renormalise, pair, tiles, psf)
     steps = [*pair.steps, *calibrated, *trails, *lines]
     steps.append(Step(settings.method, f"subtracted on the {result.backend} backend", {"backend": result.backend}))
     profile = pair.metrics["profile"]
@@ -290,10 +290,3 @@ def _to_own_psfs(pair: Pair, maps: dict[str, Any]) -> FluxResponse | None:
             maps[name] = np.require(maps[name], requirements="W")  # not a view of one number for many pixels
         response.divide(maps["flux"], maps["flux_error"])
     return response
-
-
-def _static_sources(pair: Pair) -> np.ndarray:
-    """Return the pixels whose noise is at least as much that of their source as that of the sky."""
-    beta = pair.flux_ratio
-    variance = pair.variance_science + beta**2 * pair.variance_reference
-    return variance > 2 * (pair.sigma_science**2 + (beta * pair.sigma_reference) ** 2)
