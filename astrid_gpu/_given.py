@@ -115,6 +115,7 @@ def _psf_step(role: str, found: MeasuredPsf, *, given: bool) -> Step:
         "ellipticity": psf.ellipticity,
         "n_stars": psf.n_stars,
         "residual": psf.residual,
+        "flux_error": psf.flux_error,
     }
     values |= {"order": order, "origin": psf.origin, "role": role, "doubts": doubts, "width_scatter": found.scatter}
     return Step("psf", text, values)

@@ -243,9 +243,11 @@ class PairPreparer:
         beta = usable_beta(ratio, self.given.flux_ratio)
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
         beta_error = 0.0 if self.given.flux_ratio else float(ratio.beta_error)
+        # What PSFs get wrong in every star alike leaves nothing in the difference, but is in the ratio.
+        of_psfs = float(np.sqrt(np.nansum([psf.flux_error**2 for psf in psfs]))) if beta_error else 0.0
         metrics: dict[str, Any] = {
             "flux_ratio": float(beta),
-            "flux_ratio_error": beta_error,
+            "flux_ratio_error": float(np.hypot(beta_error, beta * of_psfs)),
             **_metrics(sci, aligned, sigma_r, psfs, matched),
             **psf_metrics(steps),
             **gain_metrics(steps),
@@ -263,7 +265,7 @@ class PairPreparer:
             psf_science=psfs[0],
             psf_reference=psfs[1],
             flux_ratio=float(beta),
-            flux_ratio_error=beta_error,
+            flux_ratio_error=metrics["flux_ratio_error"],
             relative_error=float(np.hypot(beta_error / beta, min(ratio.intrinsic, MAX_SCATTER))),
             astrometric_error=astrometric,
             registered=matched.registered,

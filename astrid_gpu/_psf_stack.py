@@ -48,6 +48,7 @@ class PsfStack(NamedTuple):
     chi2: float
     empirical_radius: float
     stars: Registered | None = None
+    flux_error: float = float("nan")
 
 
 def build_psf(
@@ -116,7 +117,16 @@ def build_psf(
         if i >= 2 and (m > _FIRST or _settled(psf, last, error, before, keep)):
             break
     registered = Registered(cuts, light, shifted, weight, offset, chi2)
-    return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, registered)
+    return PsfStack(psf, moffat, keep, float(np.median(chi2[keep])), radius, registered, _flux_error(psf, error))
+
+
+def _flux_error(psf: np.ndarray, error: np.ndarray) -> float:
+    """Return the relative error of fluxes fitted with a PSF whose pixels, before it was normalised, have these errors.
+
+    A fitted flux goes as sum P P' / sum P² and the sum is brought to 1: d ln f = sum dP (P / sum P² - 1).
+    """
+    known = np.isfinite(error)
+    return float(np.sqrt(np.sum((error * (psf / (psf**2).sum() - 1.0))[known] ** 2)))
 
 
 def _settled(psf: np.ndarray, last: np.ndarray, error: np.ndarray, before: np.ndarray, keep: np.ndarray) -> bool:

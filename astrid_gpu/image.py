@@ -32,6 +32,8 @@ class PSF:
         Reduced chi-squared of the stars about it, NaN if not measured.
     origin : str
         Where it comes from: "stars", "moffat fit", "stamp", "psfex", ...
+    flux_error : float
+        Relative error of all fluxes fitted with it, by the noise of its stars, wings included; NaN if not measured.
     """
 
     data: np.ndarray
@@ -40,6 +42,7 @@ class PSF:
     n_stars: int = 0
     residual: float = float("nan")
     origin: str = "stamp"
+    flux_error: float = float("nan")
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2:

@@ -292,6 +292,7 @@ def _build(
         n_stars=n,
         residual=stack.chi2,
         origin="stars" if empirical else "moffat fit",
+        flux_error=stack.flux_error,
     )
     if not empirical and order in (0, "auto"):
         note = f"fewer than {_NEEDED} good stars: a Moffat profile fitted to {n}"
