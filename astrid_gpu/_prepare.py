@@ -243,11 +243,9 @@ class PairPreparer:
         beta = usable_beta(ratio, self.given.flux_ratio)
         zero_point, note = _zero_point(sci.image, aligned.image, beta)
         beta_error = 0.0 if self.given.flux_ratio else float(ratio.beta_error)
-        # What PSFs get wrong in every star alike leaves nothing in the difference, but is in the ratio.
-        of_psfs = float(np.sqrt(np.nansum([psf.flux_error**2 for psf in psfs]))) if beta_error else 0.0
         metrics: dict[str, Any] = {
             "flux_ratio": float(beta),
-            "flux_ratio_error": float(np.hypot(beta_error, beta * of_psfs)),
+            "flux_ratio_error": _with_psfs(beta_error, beta, psfs),
             **_metrics(sci, aligned, sigma_r, psfs, matched),
             **psf_metrics(steps),
             **gain_metrics(steps),
@@ -357,6 +355,14 @@ def ratio_steps(ratio: FluxRatio, given: Given) -> list[Step]:
         return [ratio.step]
     text = f"F_n / F_r = {given.flux_ratio:g} as given (measured {ratio.beta:.5g} +- {ratio.beta_error:.2g})"
     return [Step("flux ratio", text, {"beta": given.flux_ratio})]
+
+
+def _with_psfs(error: float, beta: float, psfs: tuple[PSF, PSF]) -> float:
+    """Return the error of a measured flux ratio with that of the PSFs, if it is measured.
+
+    What PSFs get wrong in every star alike leaves nothing in the difference, but is in the ratio.
+    """
+    return float(np.sqrt(error**2 + np.nansum([(beta * psf.flux_error) ** 2 for psf in psfs]))) if error else 0.0
 
 
 def _zero_point(science: Image, reference: Image, beta: float) -> tuple[float | None, list[Step]]:

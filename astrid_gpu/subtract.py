@@ -268,13 +268,19 @@ def _finish(pair: Pair, result: Difference, i: int, settings: SubtractConfig, se
         flux_response=response,
     )
     diff.metrics["masked"] = np.count_nonzero(np.isnan(diff.difference)) / diff.difference.size
-    if diff.flux_error is not None:
-        errors = part_of(diff.flux_error, np.isfinite(diff.flux_error))
-        limit = 5.0 * float(np.median(errors)) if errors.size else float("nan")
-        zero_point = float("nan") if diff.zero_point is None else diff.zero_point
-        diff.metrics["limiting_flux"] = limit
-        diff.metrics["limiting_magnitude"] = zero_point - 2.5 * float(np.log10(limit)) if limit > 0 else float("nan")
+    diff.metrics.update(_limits(diff))
     return diff
+
+
+def _limits(diff: Difference) -> dict[str, float]:
+    """Return the 5-sigma limit of the median pixel, as a flux and as a magnitude."""
+    if diff.flux_error is None:
+        return {}
+    errors = part_of(diff.flux_error, np.isfinite(diff.flux_error))
+    limit = 5.0 * float(np.median(errors)) if errors.size else float("nan")
+    zero_point = float("nan") if diff.zero_point is None else diff.zero_point
+    magnitude = zero_point - 2.5 * float(np.log10(limit)) if limit > 0 else float("nan")
+    return {"limiting_flux": limit, "limiting_magnitude": magnitude}
 
 
 def _to_own_psfs(pair: Pair, maps: dict[str, Any]) -> FluxResponse | None:
