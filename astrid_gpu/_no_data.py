@@ -16,6 +16,7 @@ _FAR = 10.0  # sigma below the sky, from where a value is no noise
 _ABOVE = 5.0  # sigma above the sky, from where one value is a plateau of light
 _FINE = 4.0  # quanta that the noise must span for equal neighbours to be rare: then a pixel in ten at most is equal
 _LEAST = 25  # pixels of a value among those of the sky
+_COUNTS = 0.2  # of the frame: so many pixels of a value, most in no block, are what a sky of few photons has
 _SENTINELS = 20  # pixels of one negative value far below the sky, wherever they are
 _HITS = 50_000  # runs of three equal pixels that are looked at
 _VALUES = 8  # that are looked at, the most frequent
@@ -145,7 +146,11 @@ def _add_region(
         return 0
     grown = host_op("dilate", dilate)
     same = (data == value) & ~bad
-    region = same if far else same & grown(_middles(same), 3)
+    blocks = same & grown(_middles(same), 3)
+    scattered = np.count_nonzero(same & ~blocks)
+    if scattered > max(_COUNTS * data.size, np.count_nonzero(blocks)):
+        return 0
+    region = same if far else blocks
     if not far:  # and its corners, too sharp for blocks
         rest_of_it = same & ~region
         region |= connected(region & grown(rest_of_it, 1), rest_of_it)

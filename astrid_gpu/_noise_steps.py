@@ -79,13 +79,14 @@ def find_steps(maps: dict[str, Any], pair: Pair, pieces: Tiles, psf: Any) -> dic
 
     Notes
     -----
-    A piece counts if two variances of S_corr are likelier than one by far more than chance makes them
+    Looked for only where blank sky of the images says that the noise varies: what a large galaxy leaves is correlated
+    too. A piece counts if two variances of S_corr are likelier than one by far more than chance makes them
     (`ops.two_levels`), their widths differ by 15 %, and D, which is white only where the spectrum is right, has another
     correlation on one side than on the other. Candidates and bright stars are left out of it. Cost: some 0.03 s a
     megapixel.
     """
     score, difference = maps["score_corr"], maps["difference"]
-    if score is None or difference is None or psf is None or not pair.noise.local:
+    if score is None or difference is None or psf is None or not (pair.noise.local and pair.noise.varies):
         return {}
     area = correlated_area(psf)
     found: dict[int, _Found] = {}

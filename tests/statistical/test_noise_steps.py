@@ -143,12 +143,9 @@ def test_without_renormalising_nothing_is_divided(rng):
     assert difference(pair).metrics["score_corr_std_raw"] == diff.metrics["score_corr_std_raw"]
 
 
-def test_a_step_in_a_frame_no_larger_than_a_tile(rng):
-    pair = made(rng, 110, (230, 240), stars=40)
-    diff = difference(pair)
-    assert diff.tiles is None
-    assert told(diff)
-    assert [spread(diff.score_corr[side]) for side in sides(pair)] == pytest.approx([1, 1], abs=0.12)
+def test_a_frame_too_small_to_tell_that_its_noise_varies_is_left_alone(rng):
+    """Blank sky of the images has to say so: what a difference shows by itself may be what galaxies leave in it."""
+    assert not told(difference(made(rng, 110, (230, 240), stars=40)))
 
 
 def test_new_sources_at_a_step_keep_their_flux_and_significance(rng):

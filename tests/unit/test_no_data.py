@@ -154,3 +154,11 @@ def test_a_constant_frame_is_still_refused_in_words(rng):
     image = Image(np.zeros(SHAPE), name="n")
     with pytest.raises(InputError, match="every good pixel has the value 0"):
         ag.subtract(image, image)
+
+
+def test_a_sky_of_few_photons_has_zeros_and_no_holes(rng):
+    """Counts over an exposure, as of GALEX: six pixels in ten are 0, and some of them lie together."""
+    counts = rng.poisson(0.48, (240, 240)) * 0.00712
+    mask, values = found(counts)
+    assert mask is None or not mask.any()
+    assert values == []
