@@ -8,7 +8,7 @@ import numpy as np
 
 from astrid_gpu._host_ops import host_op
 from astrid_gpu._saturation import saturation_level
-from astrid_gpu._star_noise import correlation_of_sky, filtered_noise
+from astrid_gpu._star_noise import filtered_noise, sky_correlation
 from astrid_gpu._windows import cut, cut_good
 from astrid_gpu.backends import Backend, library_of, resolve_backend
 from astrid_gpu.engine.background import estimate_background
@@ -63,7 +63,7 @@ class DeviceFrame:
             raw = self.image.data + self.image.data.dtype.type(image.background_level)
             saturated = ~xp.isnan(raw) & (raw >= (np.inf if level is None else level))
         self.saturated = saturated.astype(np.uint8)
-        self.correlation = correlation_of_sky(backend, self.image.data, self.bad, self.rms)
+        self.correlation = sky_correlation(backend, self.image.data, self.bad, self.rms)
 
     @property
     def shape(self) -> tuple[int, int]:

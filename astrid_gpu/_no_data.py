@@ -147,8 +147,8 @@ def _add_region(
     grown = host_op("dilate", dilate)
     same = (data == value) & ~bad
     blocks = same & grown(_middles(same), 3)
-    scattered = np.count_nonzero(same & ~blocks)
-    if scattered > max(_COUNTS * data.size, np.count_nonzero(blocks)):
+    scattered = int(np.count_nonzero(same & ~blocks))
+    if scattered > max(_COUNTS * data.size, int(np.count_nonzero(blocks))):
         return 0
     region = same if far else blocks
     if not far:  # and its corners, too sharp for blocks

@@ -1,7 +1,8 @@
 """How much more of the sky's noise a matched filter sees than of white noise: resampled pixels go up and down together.
 
 A search that takes such noise for white finds its peaks by the hundred, and takes them off the stars that a PSF is
-measured on as if they were neighbours.
+measured on as if they were neighbours. Stars too faint to be told apart are correlated like that too, but they are what
+is looked for: only windows that scatter no more than the noise does are asked.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from astrid_gpu._windows import cut
 from astrid_gpu.backends import Backend
 from astrid_gpu.ops.star_peaks import FWHM_PER_SIGMA
 
-__all__ = ["correlation_of_sky", "filtered_noise"]
+__all__ = ["filtered_noise", "sky_correlation"]
 
 _REACH = 3  # px; resampling and drizzling reach no further
 _GRID, _HALF = 6, 22  # windows along each side of the frame, and their half side
 _CLIP = 5.0  # standard deviations
 _LEAST = 0.7  # of a window's pixels that must be good
 _ENOUGH = 4000  # pixels
+_BLANK = 1.25  # times the variance of the noise, up to which a window holds little else
 _SURE = 1.2  # less is not told from white noise with some light of stars in it, and makes few peaks
 _LAGS = [(v, u) for v in range(_REACH + 1) for u in range(-_REACH, _REACH + 1) if (v, u) > (0, 0)]
 
 
-def correlation_of_sky(backend: Backend, data: Any, bad: Any, rms: Any) -> np.ndarray:
+def sky_correlation(backend: Backend, data: Any, bad: Any, rms: Any) -> np.ndarray:
     """Return the correlation of blank sky at the lags (v, u) of half a plane, from windows all over the frame.
 
-    By the differences of pixels, which slow changes of the sky and unresolved stars hardly enter, in the half of the
-    windows that scatters least. 0 where too few pixels tell.
+    By the differences of pixels, which slow changes of the sky hardly enter. 0 where too little of the sky is blank.
 
     Parameters
     ----------
@@ -47,15 +48,14 @@ def correlation_of_sky(backend: Backend, data: Any, bad: Any, rms: Any) -> np.nd
     noise = cut(backend, rms, y, x, 0, np.nan)[:, 0, 0] if np.ndim(rms) else np.full(len(y), float(rms))
     usable = (np.isfinite(windows).mean(axis=(1, 2)) > _LEAST) & np.isfinite(noise) & (noise > 0)
     windows = windows[usable] / noise[usable, None, None].astype(np.float64)
-    if windows.size < _ENOUGH:
-        return np.zeros(len(_LAGS))
-    windows -= np.nanmedian(windows, axis=(1, 2), keepdims=True)
-    spread = np.array([_variance(w, 1.0) for w in windows])
-    windows = windows[np.argsort(spread)[: -(-len(windows) // 2)]]
-    total = _variance(windows, 1.0)
+    if len(windows):
+        windows -= np.nanmedian(windows, axis=(1, 2), keepdims=True)
+    blank = windows[np.array([_variance(w, 1.0) < _BLANK for w in windows], bool)]
+    total = _variance(blank, 1.0) if blank.size >= _ENOUGH else 0.0
     if not total > 0:
         return np.zeros(len(_LAGS))
-    return np.array([1.0 - 0.5 * _variance(_difference(windows, v, u), 2.0 * total) / total for v, u in _LAGS])
+    rest = np.array([_variance(_difference(blank, v, u), 2.0 * total) for v, u in _LAGS])
+    return 1.0 - 0.5 * rest / total  # type: ignore[no-any-return]
 
 
 def filtered_noise(correlation: np.ndarray, fwhm: float) -> float:

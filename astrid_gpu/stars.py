@@ -9,7 +9,7 @@ import numpy as np
 
 from astrid_gpu._device_frame import DeviceFrame, device_of
 from astrid_gpu._host_ops import host_backend, host_op
-from astrid_gpu._star_noise import correlation_of_sky, filtered_noise
+from astrid_gpu._star_noise import filtered_noise, sky_correlation
 from astrid_gpu._star_shapes import Locus, point_locus
 from astrid_gpu.backends import Backend
 from astrid_gpu.errors import InputError, ShapeMismatchError
@@ -124,7 +124,7 @@ class _Frame(NamedTuple):
     bad: np.ndarray
     rms: np.ndarray
     saturated: np.ndarray
-    correlation: np.ndarray  # of the sky's noise, see `correlation_of_sky`
+    correlation: np.ndarray  # of the sky's noise, see `sky_correlation`
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -177,7 +177,7 @@ def _prepare(image: Image, background_rms: Any, saturated: Any, backend: str | B
         from astrid_gpu._saturation import saturation_mask
 
         saturated = saturation_mask(image)[0]
-    correlation = correlation_of_sky(host_backend(), image.data, bad, rms)
+    correlation = sky_correlation(host_backend(), image.data, bad, rms)
     return _Frame(image.data, bad, rms, saturated & ~np.isnan(image.data), correlation)
 
 

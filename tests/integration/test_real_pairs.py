@@ -95,7 +95,7 @@ def test_jwst_noise_is_calibrated_without_renormalising(data_dir, backend):
     assert (abs(blank) > 5).sum() <= 2
     source, distance = nearest(found, 213, 176)
     assert distance < 2.0
-    assert source["score"] > 5.2
+    assert source["score"] > 5.0  # kept: beyond what counts as a candidate
     away = np.hypot(found["x"] - 257, found["y"] - 169) > 40
     assert away.sum() <= 8
     if backend == "numpy":
