@@ -41,7 +41,7 @@ def test_a_real_trail_is_found(data_dir):
     along = np.array([trail["y1"] - trail["y0"], trail["x1"] - trail["x0"]])
     across = np.abs((y - trail["y0"]) * along[1] - (x - trail["x0"]) * along[0]) / np.hypot(*along)
     score = diff.score_corr[y, x]
-    assert np.nanmedian(score[across < 0.4 * trail["width"]]) > 50  # four fifths of the width
+    assert np.nanmedian(score[across < 0.35 * trail["width"]]) > 50  # seven tenths of the width
     assert np.nanmedian(score[across < 0.25 * trail["width"]]) > 70
     assert np.nanmedian(score) > 40
     assert y.min() > 330
