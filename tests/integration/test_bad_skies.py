@@ -27,12 +27,13 @@ def width(diff: ag.Difference) -> float:
     return (high - low) / 2
 
 
-def sane(diff: ag.Difference, raw: float) -> ag.Candidates:
+def sane(diff: ag.Difference, raw: float, clean: float = 0.05) -> ag.Candidates:
     """Check width, raw width to within `raw` of 1, and that there is no flood; return the candidates.
 
-    S_corr is divided by its width on quiet sky; on the stars, which count here too, it may be narrower.
+    S_corr is divided by its width on quiet sky: that on all clean pixels, stars and what lies beside holes included, is
+    to be within `clean` of 1.
     """
-    assert width(diff) == pytest.approx(1.0, abs=0.07)
+    assert width(diff) == pytest.approx(1.0, abs=clean)
     assert diff.metrics["score_corr_std_raw"] == pytest.approx(1.0, abs=raw)
     candidates = ag.detect(diff)
     assert np.sum(candidates["flags"] == 0) <= FLOOD * np.isfinite(diff.score_corr).sum() / 1e6
@@ -107,7 +108,8 @@ def test_masks_that_cover_60_per_cent(data_dir, rng, side, where):
     assert np.isfinite(diff.difference[~mask]).mean() > 0.99
     # Some 15 stars are left, and what fills the holes reaches into every gap of 16 pixels.
     assert diff.metrics["flux_ratio"] == pytest.approx(1.0, abs=0.1)
-    assert len(sane(diff, raw=0.10)) <= 2
+    # There no clean pixel is without filled ones in reach, whose errors are granted: 0.94.
+    assert len(sane(diff, raw=0.10, clean=0.07 if side == 16 else 0.05)) <= 2
 
 
 def test_every_second_pixel_masked_is_refused_in_words(data_dir, rng):

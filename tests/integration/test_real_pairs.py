@@ -95,7 +95,7 @@ def test_jwst_noise_is_calibrated_without_renormalising(data_dir, backend):
     assert (abs(blank) > 5).sum() <= 2
     source, distance = nearest(found, 213, 176)
     assert distance < 2.0
-    assert source["score"] > 5.0  # kept: beyond what counts as a candidate
+    assert source["score"] > 5.15
     away = np.hypot(found["x"] - 257, found["y"] - 169) > 40
     assert away.sum() <= 8
     if backend == "numpy":
@@ -164,7 +164,7 @@ def test_decam_stacks_find_the_source_that_their_authors_found(data_dir):
     diff = ag.subtract(folder / "Stack-DEC-OBS18.fits", folder / "Stack-DEC-OBS04.fits")
     source, distance = nearest(ag.detect(diff), 128.3, 127.4)
     assert distance < 1
-    assert source["score"] == pytest.approx(-10.0, abs=0.5)
+    assert source["score"] < -10
     assert max(diff.metrics["astrometric_error_y"], diff.metrics["astrometric_error_x"]) < 0.2
 
 
