@@ -99,7 +99,7 @@ def measure_psf(
     of their neighbours, some MB, come to the host, where they are fitted by the fused operations of `numba` where it is
     installed. On a device saturated stars are told by their level alone, trails of charge are not followed, and a
     variance plane is taken as it is. Cost: O(stars x size² x 15) plus a sparse linear solve for the neighbours; a
-    varying PSF three to five times that; without `stars` also the sky and the search, which read the frame several
+    varying PSF about twice that; without `stars` also the sky and the search, which read the frame several
     times.
     """
     found = measure_one(
